@@ -1,0 +1,78 @@
+"""Distil any BERT-family teacher into a DistilBERT-type student, with the Lightning Trainer.
+
+Names are imported when they are first used, so that the module classes follow the Lightning package that the program
+has imported by then (see ``_compat``), and ``import lightning_distilbert`` itself is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_distilbert.callback import DistillationLoss
+    from lightning_distilbert.data import RetrievalData, TextClassificationData
+    from lightning_distilbert.errors import DistillationError
+    from lightning_distilbert.module import DistillationModule
+    from lightning_distilbert.objectives import HiddenStates, SentenceEmbedding, Similarity, SoftTargets
+    from lightning_distilbert.precision import auto_precision
+    from lightning_distilbert.schedules import Cosine, Linear
+    from lightning_distilbert.student import Student, build_student
+    from lightning_distilbert.tasks import Retrieval, TextClassification
+    from lightning_distilbert.teacher import Teacher
+
+try:
+    __version__ = version("lightning-distilbert")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0.0.0"
+
+_HOME = {
+    "Cosine": "schedules",
+    "DistillationError": "errors",
+    "DistillationLoss": "callback",
+    "DistillationModule": "module",
+    "HiddenStates": "objectives",
+    "Linear": "schedules",
+    "Retrieval": "tasks",
+    "RetrievalData": "data",
+    "SentenceEmbedding": "objectives",
+    "Similarity": "objectives",
+    "SoftTargets": "objectives",
+    "Student": "student",
+    "Teacher": "teacher",
+    "TextClassification": "tasks",
+    "TextClassificationData": "data",
+    "auto_precision": "precision",
+    "build_student": "student",
+}
+
+__all__ = [
+    "Cosine",
+    "DistillationError",
+    "DistillationLoss",
+    "DistillationModule",
+    "HiddenStates",
+    "Linear",
+    "Retrieval",
+    "RetrievalData",
+    "SentenceEmbedding",
+    "Similarity",
+    "SoftTargets",
+    "Student",
+    "Teacher",
+    "TextClassification",
+    "TextClassificationData",
+    "auto_precision",
+    "build_student",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,241 @@
+"""`DistillationLoss`: distillation for a LightningModule that knows nothing of it."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lightning_distilbert import doctor
+from lightning_distilbert._compat import CallbackBase
+from lightning_distilbert.engine import Distiller
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.folder import load_tokenizer
+from lightning_distilbert.objectives import Objective, resolve_objectives
+from lightning_distilbert.schedules import Schedule
+from lightning_distilbert.taps import find_student
+from lightning_distilbert.teacher import Teacher
+
+PROJECTIONS = "_distillation_projections"
+
+
+class DistillationLoss(CallbackBase):
+    """Adds distillation terms to the training loss of any LightningModule, unchanged.
+
+    It wraps the module's ``training_step`` for the time of a fit: forward hooks record what the student computes
+    there, the teacher runs on the same inputs, and the terms are added to the loss that the step returns. So
+    accumulation, mixed precision, DDP, clipping and logging see one loss. (``on_before_backward`` would be the wrong
+    place: Lightning has divided and scaled the loss by then, and DDP has searched the graph.)
+
+    Checkpoints load without this package: projections are kept in the callback's own state. Training itself resumes
+    with the callback only, since the optimizer's state includes the projections.
+
+    Note:
+        Put it before ``WeightAveraging`` in the list of callbacks, so that its projections exist when weights are
+        first copied.
+
+    Args:
+        teacher: A folder, a hub name, a `Teacher` or a finished model. A model is frozen in place.
+        student: The path of the student in the LightningModule, such as ``"model"``; or a mapping from signal to path
+            where encoder and head are apart: ``{"hidden_states": "encoder", "logits": "classifier"}``. None takes the
+            one transformers model in it.
+        objectives: A preset's name, one objective, or several.
+        task_weight: The weight of the loss that the module itself returns. None takes the preset's, or 1.
+        pooling: How the student's sentence embedding is pooled, for objectives that need one.
+
+    Raises:
+        DistillationError: If the objectives or, at the start of a fit, the models do not fit.
+
+    Example:
+        >>> from lightning_distilbert import DistillationLoss, SoftTargets
+        >>> callback = DistillationLoss(nn.Linear(4, 2), student="model", objectives=[SoftTargets(temperature=2.0)])
+        >>> callback.distiller.names
+        ['soft_targets']
+    """
+
+    def __init__(
+        self,
+        teacher: str | Path | Teacher | nn.Module,
+        student: str | dict[str, str] | None = None,
+        objectives: str | Objective | Sequence[Objective] = "logits",
+        task_weight: float | Schedule | None = None,
+        pooling: Literal["mean", "cls"] = "mean",
+    ) -> None:
+        preset = resolve_objectives(objectives)
+        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        weight = preset.task_weight if task_weight is None else task_weight
+        self.student = student
+        self.distiller = Distiller(teacher, preset.objectives, student or "", pooling, weight)
+        self._wrapped: Any = None  # the module whose training_step is wrapped
+        self._replaced: Any = None  # what stood in its instance dictionary before
+        self._hook: Any = None
+
+    # -- mounting ------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Check the pair, add projections to the module, and wrap its ``training_step``.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The LightningModule.
+            stage: The Trainer's stage; nothing happens outside ``"fit"``.
+        """
+        if stage != "fit":
+            return
+        if isinstance(getattr(pl_module, "distiller", None), Distiller):
+            raise DistillationError(
+                "DistillationModule and DistillationLoss are both in this Trainer: the terms would count twice. "
+                "Remove the callback, or build the module without a teacher."
+            )
+        if not pl_module.automatic_optimization:
+            raise DistillationError(
+                f"{type(pl_module).__name__} optimizes manually, so that no loss is returned to which a term could be "
+                "added. Use automatic optimization, or subclass DistillationModule and call distillation_loss()."
+            )
+        self._build(trainer, pl_module)
+        self._wrap(pl_module)
+
+    def _build(self, trainer: Any, pl_module: Any) -> None:
+        teacher = self.distiller.teacher
+        doctor.check_not_student(pl_module, teacher.model)
+        if self.student is None:
+            self.distiller.student = find_student(pl_module)
+        self.distiller.build(pl_module)
+        tokenizer = getattr(pl_module, "tokenizer", None) or getattr(trainer.datamodule, "tokenizer", None)
+        config = getattr(teacher.model, "config", None)
+        if isinstance(teacher.source, str) and hasattr(tokenizer, "get_vocab"):
+            doctor.check_vocabularies(tokenizer, load_tokenizer(teacher.source, teacher.trust_remote_code), teacher.name)
+        student_config = getattr(self.distiller.watch(pl_module).anchor, "config", None)
+        doctor.check_vocabulary_sizes(student_config, config, teacher.name)
+        if "logits" in self.distiller.requires:
+            doctor.check_labels(doctor.label_names(student_config), doctor.label_names(config), teacher.name)
+        if any(True for _ in self.distiller.objectives.parameters()):
+            self._warn_of_order(trainer)
+            setattr(pl_module, PROJECTIONS, self.distiller.objectives)
+            self._hook = pl_module.register_load_state_dict_post_hook(forgive_projections)
+
+    def _warn_of_order(self, trainer: Any) -> None:
+        for callback in trainer.callbacks:
+            if callback is self:
+                return
+            if any(cls.__name__ == "WeightAveraging" for cls in type(callback).__mro__):
+                warnings.warn(
+                    f"{type(callback).__name__} stands before DistillationLoss in the list of callbacks: it copies the "
+                    "weights before the projections exist, and averages the wrong pairs. Put DistillationLoss first.",
+                    stacklevel=2,
+                )
+
+    def _wrap(self, pl_module: Any) -> None:
+        step = pl_module.training_step
+        distiller = self.distiller
+
+        @functools.wraps(step)
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            distiller.set_progress(pl_module.trainer)
+            batch = args[0] if args else next(iter(kwargs.values()), None)
+            with distiller.watch(pl_module, batch) as taps:
+                output = step(*args, **kwargs)
+            task_loss = output.get("loss") if isinstance(output, Mapping) else output
+            if task_loss is None:  # the module skips this step
+                return output
+            if not isinstance(task_loss, Tensor):
+                raise DistillationError(
+                    f"training_step returned {type(output).__name__} with no loss tensor; return the loss, or a dict "
+                    "with the key 'loss'."
+                )
+            loss, logs = distiller.total(task_loss, taps.records)
+            pl_module.log_dict(logs, batch_size=1)
+            return {**output, "loss": loss} if isinstance(output, Mapping) else loss
+
+        self._wrapped, self._replaced = pl_module, vars(pl_module).get("training_step")
+        # a plain function on the instance: Lightning reads its __code__, and torch.compile does the same
+        pl_module.__dict__["training_step"] = training_step
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Move the teacher, and wake a student that `from_pretrained` left in eval mode.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The LightningModule.
+        """
+        teacher = self.distiller.teacher
+        teacher.prepare(pl_module.device, trainer.precision_plugin)
+        doctor.check_optimizers(self.distiller.objectives.parameters(), trainer.optimizers, teacher.model)
+        student = self.distiller.watch(pl_module).anchor
+        # a student partly in eval mode is the user's own choice
+        if not any(module.training for module in student.modules()):
+            student.train()
+
+    def _unmount(self) -> None:
+        module = self._wrapped
+        if module is None:
+            return
+        module.__dict__.pop("training_step", None)
+        if self._replaced is not None:
+            module.__dict__["training_step"] = self._replaced
+        if hasattr(module, PROJECTIONS):
+            delattr(module, PROJECTIONS)
+        if self._hook is not None:
+            self._hook.remove()
+        self._wrapped = self._replaced = self._hook = None
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Give the module back as it was.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The LightningModule.
+            stage: The Trainer's stage.
+        """
+        self._unmount()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Give the module back as it was: after an error Lightning calls no ``teardown``.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The LightningModule.
+            exception: What happened.
+        """
+        self._unmount()
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take the projections out of the module's weights, so that the checkpoint loads without this package.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The LightningModule.
+            checkpoint: The checkpoint to be saved.
+        """
+        weights = checkpoint["state_dict"]
+        for key in [key for key in weights if key.startswith(f"{PROJECTIONS}.")]:
+            del weights[key]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the projections, for resuming."""
+        return {"objectives": {key: value.detach().cpu() for key, value in self.distiller.objectives.state_dict().items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the projections.
+
+        Args:
+            state_dict: What `state_dict` returned.
+        """
+        self.distiller.objectives.load_state_dict(state_dict["objectives"])
+
+
+def forgive_projections(module: nn.Module, incompatible_keys: Any) -> None:
+    """Drop the projections from the missing keys of a checkpoint: the callback restores them itself.
+
+    Args:
+        module: The LightningModule.
+        incompatible_keys: What `nn.Module.load_state_dict` found missing or unexpected; changed in place.
+    """
+    missing = incompatible_keys.missing_keys
+    missing[:] = [key for key in missing if not key.startswith(f"{PROJECTIONS}.")]

@@ -1,0 +1,339 @@
+"""`DistillationModule`: teacher, student and task as one LightningModule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_distilbert import doctor
+from lightning_distilbert._compat import LightningModule
+from lightning_distilbert.engine import Distiller
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.folder import load_tokenizer, save_student, tokenizer_files, tokenizer_from_files
+from lightning_distilbert.objectives import Objective, resolve_objectives
+from lightning_distilbert.schedules import Schedule, value_at
+from lightning_distilbert.spec import Spec, from_config, to_plain
+from lightning_distilbert.student import Student
+from lightning_distilbert.tasks.base import Batch, Outputs, Task
+from lightning_distilbert.taps import Taps
+from lightning_distilbert.teacher import Teacher
+
+CHECKPOINT_KEY = "lightning_distilbert"
+
+
+class DistillationModule(LightningModule):
+    """Trains a student on a task with a teacher's help.
+
+    Without a teacher it fine-tunes the student alone: that is how a teacher is made, and the baseline to compare with.
+
+    To change a part, override it: ``training_step`` (call `watch` around the student and `distillation_loss` on what it
+    recorded), ``configure_optimizers``, or the task.
+
+    Args:
+        task: What the student learns.
+        teacher: A folder, a hub name, a `Teacher` or a finished model; None trains without distillation.
+        student: How the student is made: a `Student`, a folder or hub name, or a finished model. None cuts half of the
+            teacher's layers out of it.
+        objectives: A preset's name, one objective, or several. ``"default"`` takes the task's own preset.
+        task_weight: The weight of the task's own loss. None takes the preset's, or 1.
+        learning_rate: The peak learning rate of AdamW.
+        weight_decay: Its weight decay, on weight matrices only.
+        warmup: The share of the steps over which the learning rate rises, from 0 to 1; it then falls linearly to 0.
+        tokenizer: The folder or name of the tokenizer, if it is neither the teacher's nor the student's.
+
+    Raises:
+        DistillationError: If the parts do not fit.
+
+    Example:
+        >>> from lightning_distilbert import DistillationModule, Student, TextClassification
+        >>> module = DistillationModule(
+        ...     task=TextClassification(num_labels=2),
+        ...     student=Student(config={"model_type": "distilbert", "dim": 32, "n_heads": 2, "n_layers": 1}),
+        ... )
+        >>> module.student.config.num_labels
+        2
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        teacher: str | Path | Teacher | nn.Module | None = None,
+        student: Student | str | Path | nn.Module | None = None,
+        objectives: str | Objective | Sequence[Objective] = "default",
+        task_weight: float | Schedule | None = None,
+        learning_rate: float = 5e-5,
+        weight_decay: float = 0.01,
+        warmup: float = 0.06,
+        tokenizer: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if teacher is None and student is None:
+            raise DistillationError("Give a teacher to distil, or a student to fine-tune without one (or both).")
+        if not 0.0 <= warmup < 1.0:
+            raise DistillationError(f"warmup={warmup} is the share of the steps in which the rate rises: 0 <= warmup < 1.")
+        arguments = {
+            "task": task,
+            "teacher": teacher,
+            "student": student,
+            "objectives": objectives,
+            "task_weight": task_weight,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "warmup": warmup,
+            "tokenizer": tokenizer,
+        }
+        self.save_hyperparameters({name: plain_argument(name, value) for name, value in arguments.items()})
+        self.task: Task = from_config(task)
+        teacher, student, task_weight = from_config(teacher), from_config(student), from_config(task_weight)
+        self._tokenizer_source = tokenizer
+        self._tokenizer: Any = None
+
+        teacher = teacher if isinstance(teacher, Teacher) or teacher is None else Teacher(teacher)
+        self.student_spec = student if isinstance(student, Student) else Student(source=str(student)) if isinstance(student, (str, Path)) else None
+        if isinstance(student, nn.Module):
+            self.student = student
+        else:
+            spec = self.student_spec or Student()
+            source = teacher.source if teacher is not None else None
+            self.student = spec.build(source, self.task.auto_class, **self.task.model_config())
+        self.task.prepare_model(self.student)
+        self.metrics = nn.ModuleDict({split: self.task.new_metrics() for split in ("val", "test")})
+
+        self.distiller: Distiller | None = None
+        self.objectives: nn.ModuleList = nn.ModuleList()
+        self.task_weight: float | Schedule = 1.0 if task_weight is None else task_weight
+        if teacher is not None:
+            name = self.task.default_objectives if isinstance(objectives, str) and objectives == "default" else objectives
+            preset = resolve_objectives(from_config(name))
+            self.task_weight = preset.task_weight if task_weight is None else task_weight
+            self.distiller = Distiller(teacher, preset.objectives, "", self.task.pooling, self.task_weight)
+            self.objectives = self.distiller.objectives  # registered here, so that projections are trained and saved
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Load the teacher and check the pair, before the strategy wraps the module.
+
+        Args:
+            stage: The Trainer's stage; only ``"fit"`` needs the teacher.
+        """
+        if stage != "fit" or self.distiller is None:
+            return
+        teacher = self.distiller.teacher
+        doctor.check_not_student(self.student, teacher.model)
+        config = getattr(teacher.model, "config", None)
+        if isinstance(teacher.source, str):
+            doctor.check_vocabularies(self.tokenizer, load_tokenizer(teacher.source, teacher.trust_remote_code), teacher.name)
+        else:
+            doctor.check_vocabulary_sizes(getattr(self.student, "config", None), config, teacher.name)
+        doctor.check_labels(self.task.labels, doctor.label_names(config), teacher.name)
+        self.distiller.build(self.student)
+
+    def on_fit_start(self) -> None:
+        """Move the teacher, and put the student into train mode: `from_pretrained` leaves it in eval mode."""
+        self.student.train()
+        if self.distiller is not None:
+            self.distiller.teacher.prepare(self.device, self.trainer.precision_plugin)
+            doctor.check_optimizers(
+                self.objectives.parameters(), self.trainer.optimizers, self.distiller.teacher.model
+            )
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Run the student on a batch.
+
+        Args:
+            batch: Tensors under transformers' names.
+
+        Returns:
+            The task's outputs by name.
+        """
+        return self.task.run(self.student, batch)
+
+    def watch(self, batch: Batch) -> Taps:
+        """Return taps to put around the student's forwards of one step: ``with self.watch(batch) as taps: ...``.
+
+        Args:
+            batch: The batch of this step.
+        """
+        if self.distiller is None:
+            raise DistillationError("There is nothing to watch: this module has no teacher.")
+        self.distiller.set_progress(self.trainer)
+        return self.distiller.watch(self.student, batch)
+
+    def distillation_loss(self, task_loss: Tensor | None, taps: Taps) -> Tensor:
+        """Add the distillation terms to a loss and log them.
+
+        Args:
+            task_loss: The task's own loss, or None.
+            taps: The taps that watched the student in this step.
+
+        Returns:
+            The weighted sum, to be returned from ``training_step``.
+        """
+        if self.distiller is None:
+            raise DistillationError("There is nothing to distil: this module has no teacher.")
+        loss, logs = self.distiller.total(task_loss, taps.records)
+        self.log_dict(logs, batch_size=1)
+        return loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Run the student, ask the task for its loss and the engine for its terms.
+
+        Args:
+            batch: Tensors under transformers' names.
+            batch_idx: The index of the batch.
+        """
+        if self.distiller is None:
+            loss = self.task.loss(self(batch), batch)
+            if loss is None:
+                raise DistillationError("The batch has no labels, and without a teacher there is nothing else to learn from.")
+        else:
+            with self.watch(batch) as taps:
+                outputs = self(batch)
+            task_loss = self.task.loss(outputs, batch)
+            if task_loss is not None:
+                self.log("train/task_loss", task_loss.detach(), batch_size=1)
+            loss = self.distillation_loss(task_loss, taps)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with decay on weight matrices only, and a linear warm-up and decay per step."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.hparams["weight_decay"]},
+            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        # the fused kernel does not let Lightning clip gradients under mixed precision
+        fused = not self.trainer.gradient_clip_val and self.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], fused=fused)
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            return optimizer
+        rising = max(1, round(steps * self.hparams["warmup"]))
+
+        def rate(step: int) -> float:
+            return min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        outputs = self(batch)
+        loss = self.task.loss(outputs, batch)
+        if loss is not None:
+            rows = next(iter(outputs.values())).shape[0]
+            self.log(f"{split}/loss", loss, sync_dist=True, batch_size=rows, add_dataloader_idx=False)
+        self.task.update_metrics(self.metrics[split], outputs, batch)
+
+    def _log_metrics(self, split: str) -> None:
+        metrics: Any = self.metrics[split]
+        scores = {f"{split}/{name}": value for name, value in metrics.compute().items()}
+        self.log_dict({name: value for name, value in scores.items() if name != self.task.monitor})
+        self.log_dict({name: value for name, value in scores.items() if name == self.task.monitor}, prog_bar=True)
+        metrics.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count one validation batch in, on the student alone."""
+        self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the task's metrics as ``val/<name>``."""
+        self._log_metrics("val")
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count one test batch in, on the student alone."""
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the task's metrics as ``test/<name>``."""
+        self._log_metrics("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Any]:
+        """Return one plain answer per row."""
+        return self.task.decode(self(batch))
+
+    # -- the student's way out -----------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that encodes for student and teacher alike."""
+        if self._tokenizer is None:
+            teacher = self.distiller.teacher if self.distiller is not None else None
+            spec_source = self.student_spec.source if self.student_spec is not None else None
+            teacher_source = teacher.source if teacher is not None and isinstance(teacher.source, str) else None
+            source = self._tokenizer_source or spec_source or teacher_source
+            if source is None:
+                raise DistillationError(
+                    "There is no tokenizer: neither the teacher nor the student comes from a folder or a hub name. "
+                    "Pass tokenizer=... to DistillationModule."
+                )
+            self._tokenizer = load_tokenizer(source)
+        return self._tokenizer
+
+    def save_student(self, path: str | Path, max_length: int | None = None) -> Path:
+        """Save the student as a plain transformers folder, which loads without this package.
+
+        For retrieval the folder is one of sentence-transformers too.
+
+        Args:
+            path: The folder to write; a student already there is replaced at once or not at all.
+            max_length: The longest text in tokens, if shorter than the student's positions.
+
+        Returns:
+            The folder.
+        """
+        retrieval = self.task.auto_class == "AutoModel"
+        details = {
+            "task": self.task.to_config(),
+            "teacher": self.distiller.teacher.name if self.distiller is not None else None,
+            "objectives": [objective.to_config() for objective in self.objectives],  # type: ignore[operator]
+            "task_weight": to_plain(self.task_weight, "task_weight"),
+        }
+        return save_student(
+            self.student,
+            self.tokenizer,
+            path,
+            pooling=self.task.pooling if retrieval else None,
+            normalize=getattr(self.task, "normalize", True),
+            max_length=max_length,
+            details=details,
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what the student is built from, so that loading it needs no teacher."""
+        config = getattr(self.student, "config", None)
+        if config is not None:
+            spec = Student(config=config.to_dict())
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["student"] = spec.to_config()
+        try:
+            checkpoint[CHECKPOINT_KEY] = {"tokenizer": tokenizer_files(self.tokenizer)}
+        except DistillationError:  # a module of finished models has none, and trains without
+            checkpoint[CHECKPOINT_KEY] = {"tokenizer": None}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the tokenizer from the checkpoint."""
+        files: Mapping[str, str] | None = checkpoint.get(CHECKPOINT_KEY, {}).get("tokenizer")
+        if files and self._tokenizer is None:
+            self._tokenizer = tokenizer_from_files(dict(files))
+
+
+def plain_argument(name: str, value: Any) -> Any:
+    """Return a hyper-parameter as plain values; a finished model cannot be one and becomes None.
+
+    Example:
+        >>> plain_argument("teacher", nn.Linear(1, 1)) is None
+        True
+    """
+    if isinstance(value, Teacher):
+        return value.source if isinstance(value.source, str) else None
+    if isinstance(value, nn.Module) and not isinstance(value, Spec):
+        return None
+    return to_plain(value, f"DistillationModule({name}=...)")

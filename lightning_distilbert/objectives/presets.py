@@ -1,0 +1,101 @@
+"""Published sets of objectives by name, and what the ``objectives`` argument may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.objectives.base import Objective
+from lightning_distilbert.objectives.hidden_states import HiddenStates
+from lightning_distilbert.objectives.sentence_embedding import SentenceEmbedding
+from lightning_distilbert.objectives.similarity import Similarity
+from lightning_distilbert.objectives.soft_targets import SoftTargets
+from lightning_distilbert.spec import from_config
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Objectives with their weights, and the weight of the task's own loss beside them.
+
+    Attributes:
+        objectives: The objectives, each with its weight.
+        task_weight: The factor of the task loss.
+    """
+
+    objectives: tuple[Objective, ...]
+    task_weight: float = 1.0
+
+
+def _distilbert() -> Preset:
+    # 5, 2 and 1 are the paper's --alpha_ce, --alpha_mlm and --alpha_cos
+    objectives = (SoftTargets(temperature=2.0, weight=5.0), HiddenStates(layers="last", metric="cosine", weight=1.0))
+    return Preset(objectives, task_weight=2.0)
+
+
+def _logits() -> Preset:
+    # the paper's second step on SQuAD: --alpha_ce 0.5, --alpha_squad 0.5, --temperature 2
+    return Preset((SoftTargets(temperature=2.0, weight=0.5),), task_weight=0.5)
+
+
+def _embedding() -> Preset:
+    return Preset((SentenceEmbedding(metric="cosine", weight=1.0), Similarity(weight=1.0)), task_weight=0.0)
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {
+    # Sanh et al. 2019: soft targets and the directions of the last hidden states, 5 / 2 (task) / 1
+    "distilbert": _distilbert,
+    # Sanh et al. 2019, section 3: a second step of distillation on the task itself, soft targets alone
+    "logits": _logits,
+    # sentence embeddings without labels: the teacher's directions and its rankings
+    "embedding": _embedding,
+}
+
+
+def resolve_objectives(value: str | Preset | Objective | Mapping[str, Any] | Sequence[Any]) -> Preset:
+    """Turn what a user may write for ``objectives`` into objectives and the weight of the task loss.
+
+    Args:
+        value: The name of a preset, one objective, or a list of objectives. A mapping with ``class_path`` and
+            ``init_args`` may stand for an objective. The same class may come twice.
+
+    Returns:
+        The preset of that name, newly made, or the given objectives with a task weight of 1.
+
+    Raises:
+        DistillationError: If the name is unknown, the list is empty, the same object comes twice, or something in it is
+            no objective.
+
+    Example:
+        >>> preset = resolve_objectives("distilbert")
+        >>> [(objective.name, objective.weight) for objective in preset.objectives], preset.task_weight
+        ([('soft_targets', 5.0), ('hidden_states', 1.0)], 2.0)
+    """
+    if isinstance(value, Preset):
+        return value
+    if isinstance(value, str):
+        if value not in PRESETS:
+            raise DistillationError(
+                f"There are no objectives named {value!r}: known are {', '.join(sorted(PRESETS))}. Or give a list of "
+                "objectives, such as [SoftTargets(temperature=2.0)]."
+            )
+        return PRESETS[value]()
+    items = [value] if isinstance(value, (Objective, Mapping)) or not isinstance(value, Sequence) else list(value)
+    objectives = tuple(from_config(item) if isinstance(item, Mapping) else item for item in items)
+    for item in objectives:
+        if not isinstance(item, Objective):
+            raise DistillationError(
+                f"objectives holds {item!r}, which is no objective: give the name of a preset alone "
+                f"({', '.join(sorted(PRESETS))}), or a list of objectives, such as [SoftTargets(temperature=2.0)]."
+            )
+    if not objectives:
+        raise DistillationError(
+            f"objectives is empty, so that nothing would be distilled: name a preset ({', '.join(sorted(PRESETS))}) or "
+            "give at least one objective."
+        )
+    if len(set(map(id, objectives))) < len(objectives):
+        raise DistillationError(
+            "objectives holds one and the same object twice: its projections would be shared. Make two."
+        )
+    return Preset(objectives)

@@ -1,0 +1,137 @@
+"""The objective on predictions: the student says what the teacher says, with the teacher's doubts."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from lightning_distilbert.errors import DistillationError, check_choice
+from lightning_distilbert.functional.masking import both, check_same_shape
+from lightning_distilbert.functional.soft_targets import Activation, soft_targets
+from lightning_distilbert.objectives.base import Objective
+from lightning_distilbert.schedules import Schedule, check_number, value_at
+from lightning_distilbert.signals import ModelFacts, Signals
+
+ActivationOption = Literal["auto", "softmax", "sigmoid", "identity"]
+
+PROBLEM_ACTIVATIONS: dict[str, Activation] = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": "identity",
+}
+
+
+class SoftTargets(Objective):
+    r"""Divergence of the student's predictions from the teacher's (Hinton et al. 2015, section 2).
+
+    .. math:: \mathcal{L} = \frac{T^2}{N} \sum_n \mathrm{KL}\left(\mathrm{softmax}(z^T_n / T) \,\|\,
+        \mathrm{softmax}(z^S_n / T)\right)
+
+    `lightning_distilbert.functional.soft_targets` has the formulas of all activations and says how a temperature fails.
+    Sequence-level and token-level logits both work; of the latter only real tokens count.
+
+    Args:
+        temperature: :math:`T`, above 0, a number or a `Schedule`. It has no part under ``identity``.
+        activation: What makes predictions of the logits: ``softmax`` (one label), ``sigmoid`` (any number of labels),
+            ``identity`` (regression). ``auto`` follows the models' ``problem_type``, and takes ``identity`` for a
+            single logit (softmax over one logit is always 1, and its loss always zero), else ``softmax``.
+        weight: The factor of this term in the total loss, a number or a `Schedule`.
+
+    Raises:
+        DistillationError: If an option is out of range.
+
+    Example:
+        >>> import torch
+        >>> objective = SoftTargets(temperature=1.0)
+        >>> student = Signals(logits=torch.tensor([[0.0, 0.0]]))
+        >>> teacher = Signals(logits=torch.tensor([[0.0, 2.0]]))
+        >>> objective(student, teacher)
+        tensor(0.3278)
+    """
+
+    requires = frozenset({"logits"})
+    name = "soft_targets"
+
+    def __init__(
+        self,
+        temperature: float | Schedule = 2.0,
+        activation: ActivationOption = "auto",
+        weight: float | Schedule = 1.0,
+    ) -> None:
+        super().__init__(weight)
+        check_number("SoftTargets(temperature=...)", temperature, positive=True)
+        check_choice("SoftTargets(activation=...)", activation, get_args(ActivationOption))
+        self.temperature = temperature
+        self.activation = activation
+        # what "auto" stands for, where the models' facts settle it
+        self.resolved: Activation | None = None if activation == "auto" else activation
+
+    def build(self, student: ModelFacts, teacher: ModelFacts) -> None:
+        """Check that both heads speak of the same labels, and settle ``activation="auto"``.
+
+        Args:
+            student: What is known of the student.
+            teacher: What is known of the teacher.
+
+        Raises:
+            DistillationError: If the numbers of labels differ, the models name different problems, or softmax is asked
+                for a single logit.
+        """
+        if None not in (student.num_labels, teacher.num_labels) and student.num_labels != teacher.num_labels:
+            raise DistillationError(
+                f"SoftTargets compares logit by logit, but {student.name} has {student.num_labels} labels and "
+                f"{teacher.name} has {teacher.num_labels}. Give the student the teacher's labels, or use a teacher "
+                "fine-tuned on this task."
+            )
+        num_labels = teacher.num_labels if student.num_labels is None else student.num_labels
+        if self.activation == "auto":
+            self.resolved = self._activation_of(student, teacher, num_labels)
+        if self.resolved == "softmax" and num_labels == 1:
+            raise DistillationError(
+                f"SoftTargets(activation='softmax'): {student.name} has a single logit, over which softmax is always 1 "
+                "and this loss always zero. Use 'identity' for a regression and 'sigmoid' for a yes-or-no label."
+            )
+
+    def _activation_of(self, student: ModelFacts, teacher: ModelFacts, num_labels: int | None) -> Activation | None:
+        problems = {facts.problem_type for facts in (student, teacher) if facts.problem_type is not None}
+        if unknown := problems - PROBLEM_ACTIVATIONS.keys():
+            raise DistillationError(
+                f"SoftTargets(activation='auto') met the problem_type {sorted(unknown)}: known are "
+                f"{list(PROBLEM_ACTIVATIONS)}. Set the activation by hand."
+            )
+        if len(problems) > 1:
+            raise DistillationError(
+                f"SoftTargets(activation='auto'): {student.name} has the problem_type {student.problem_type!r} and "
+                f"{teacher.name} {teacher.problem_type!r}. Take a teacher of the same task, or set the activation."
+            )
+        if num_labels is None and not problems:
+            return None  # the logits themselves will tell
+        activation = PROBLEM_ACTIVATIONS[problems.pop()] if problems else "softmax"
+        return "identity" if activation == "softmax" and num_labels == 1 else activation
+
+    def forward(self, student: Signals, teacher: Signals) -> Tensor:
+        """Compare the logits of one student forward with the teacher's.
+
+        Args:
+            student: With ``logits`` of shape ``(batch, num_labels)`` or ``(batch, sequence, num_labels)``.
+            teacher: With ``logits`` of the same shape.
+
+        Returns:
+            The cost, a float32 scalar of at least 0. Zero with a graph where no row counts.
+
+        Raises:
+            DistillationError: If logits are missing or their shapes differ.
+        """
+        if student.logits is None or teacher.logits is None:
+            missing = "student" if student.logits is None else "teacher"
+            raise DistillationError(f"SoftTargets needs logits, and the {missing} gave none: use a model with a head.")
+        check_same_shape("logits", student.logits, teacher.logits)
+        activation = self.resolved or ("identity" if student.logits.shape[-1] == 1 else "softmax")
+        return soft_targets(
+            student.logits,
+            teacher.logits,
+            temperature=value_at(self.temperature, self.progress),
+            mask=both(student.logits_mask(), teacher.logits_mask()),
+            activation=activation,
+        )

@@ -1,0 +1,81 @@
+"""`Signals`: the one vocabulary between models and the maths of distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SIGNAL_NAMES = ("logits", "hidden_states", "embedding")
+
+
+@dataclass
+class Signals:
+    """What one forward of a model exposes to the objectives.
+
+    Only what some objective requires is captured; the rest is None.
+
+    Attributes:
+        logits: Scores before softmax or sigmoid, of shape ``(batch, num_labels)`` for a sequence-level head or
+            ``(batch, sequence, num_labels)`` for a token-level one.
+        hidden_states: The embedding output and then each layer's output, of shape ``(batch, sequence, width)`` each.
+        embedding: The pooled sentence vector, of shape ``(batch, width)``, not normalised.
+        mask: Boolean, of shape ``(batch, sequence)``: True at real tokens. None means that all count.
+
+    Example:
+        >>> signals = Signals(logits=torch.zeros(2, 3), mask=torch.tensor([[True, False], [False, False]]))
+        >>> signals.rows().tolist()
+        [True, False]
+    """
+
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    embedding: Tensor | None = None
+    mask: Tensor | None = None
+
+    def rows(self) -> Tensor | None:
+        """Return which sequences hold a real token at all, of shape ``(batch,)``, or None if all count."""
+        return None if self.mask is None else self.mask.any(dim=-1)
+
+    def logits_mask(self) -> Tensor | None:
+        """Return which rows of the logits count: shaped as the logits less their last axis, or None if all do."""
+        if self.logits is None or self.mask is None:
+            return None
+        return self.mask if self.logits.shape[:-1] == self.mask.shape else self.rows()
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What an objective may know of a model before training.
+
+    Attributes:
+        name: What to call the model in an error.
+        num_layers: The number of transformer layers, or None if the model does not say.
+        hidden_size: The width of the hidden states, or None if the model does not say.
+        num_labels: The number of outputs of its head, or None without a head.
+        problem_type: transformers' ``single_label_classification``, ``multi_label_classification`` or ``regression``;
+            None if the model does not say.
+        initialised_from: For a student cut out of a teacher: the teacher layers its own layers came from.
+    """
+
+    name: str
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    num_labels: int | None = None
+    problem_type: str | None = None
+    initialised_from: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, name: str, config: Any) -> ModelFacts:
+        """Read the facts off a transformers config (or off any object that has some of its fields)."""
+        layers = getattr(config, "initialised_from", None)
+        return cls(
+            name=name,
+            num_layers=getattr(config, "num_hidden_layers", None),
+            hidden_size=getattr(config, "hidden_size", None),
+            num_labels=getattr(config, "num_labels", None),
+            problem_type=getattr(config, "problem_type", None),
+            initialised_from=tuple(layers) if layers else None,
+        )

@@ -1,0 +1,320 @@
+"""Taps: forward hooks that keep one record of signals per forward of a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from lightning_distilbert.architectures import backbone, layers_of
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.functional import pool
+from lightning_distilbert.signals import SIGNAL_NAMES, Signals
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+Paths = str | Mapping[str, str]
+
+
+@dataclass
+class Record:
+    """One forward of the tapped model.
+
+    Attributes:
+        inputs: The arguments that the model was called with, by name.
+        signals: What it exposed.
+    """
+
+    inputs: dict[str, Any]
+    signals: Signals
+    hidden: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+
+class Taps:
+    """Watches a model for the time of a ``with`` block and keeps one `Record` per forward, in order.
+
+    The hooks exist only inside the block. So a deep copy, a pickled module or an interrupted run never carries them,
+    and the forwards that activation checkpointing repeats in backward leave no second record.
+
+    Args:
+        root: The module under which the paths are resolved.
+        paths: Where the signals come from. One path (``""`` is the root itself) if one module gives all of them, or a
+            mapping from signal name to path where backbone and head are apart:
+            ``{"hidden_states": "encoder", "logits": "classifier"}``. The module that gives the hidden states or the
+            embedding is then the one whose forward opens a record.
+        requires: The signals to capture, of ``logits``, ``hidden_states`` and ``embedding``.
+        pooling: How ``embedding`` is pooled from the last hidden state, ``"mean"`` over real tokens or ``"cls"``.
+        batch: The batch of this step. What stands in it beside a forward's ``input_ids`` completes that record's
+            inputs: a DistilBERT student takes no ``token_type_ids``, its BERT teacher needs them.
+
+    Raises:
+        DistillationError: If a path leads nowhere, or a signal is unknown.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 2))
+        >>> with Taps(model, "0", {"logits"}) as taps:
+        ...     _ = model(torch.zeros(3, 4))
+        >>> taps.records[0].signals.logits.shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self, root: nn.Module, paths: Paths, requires: Collection[str], pooling: str = "mean", batch: Any = None
+    ) -> None:
+        self.requires = frozenset(requires)
+        self.pooling = pooling
+        self.batch = batch
+        self.records: list[Record] = []
+        self._open: list[Record] = []
+        self._handles: list[RemovableHandle] = []
+        if unknown := self.requires - set(SIGNAL_NAMES):
+            raise DistillationError(f"Unknown signals {sorted(unknown)}: known are {list(SIGNAL_NAMES)}.")
+        self.sources = resolve_paths(root, paths, self.requires)
+        self.anchor = next(self.sources[name] for name in ("hidden_states", "embedding", "logits") if name in self.sources)
+
+    def __enter__(self) -> Taps:
+        """Register the hooks."""
+        self.records.clear()
+        keep = self._handles.append
+        keep(self.anchor.register_forward_pre_hook(self._before_anchor, with_kwargs=True))
+        if {"hidden_states", "embedding"} & self.requires:
+            source = self.sources.get("hidden_states", self.anchor)
+            if "hidden_states" in self.requires or isinstance(source, PreTrainedModel):
+                layers = layers_of(source)
+                for index, layer in enumerate(layers):
+                    keep(layer.register_forward_pre_hook(self._before_layer(index), with_kwargs=True))
+                keep(layers[-1].register_forward_hook(self._after_last(len(layers))))
+                # what the whole encoder returns is the last hidden state where a norm follows the last layer
+                keep(backbone(source).register_forward_hook(self._after_last(len(layers))))
+        for name in ("logits", "embedding"):
+            source = self.sources.get(name, self.anchor)
+            if name in self.requires and source is not self.anchor:
+                keep(source.register_forward_hook(self._after_other(name)))
+        keep(self.anchor.register_forward_hook(self._after_anchor))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the hooks; the records stay."""
+        while self._handles:
+            self._handles.pop().remove()
+        self._open.clear()
+
+    def _before_anchor(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs = completed(named_arguments(module, args, kwargs), self.batch)
+        self._open.append(Record(inputs, Signals(mask=position_mask(inputs))))
+
+    def _before_layer(self, index: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._open:
+                self._open[-1].hidden[index] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+    def _after_last(self, index: int) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if not self._open:
+                return
+            hidden = getattr(output, "last_hidden_state", output)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+            if isinstance(hidden, Tensor) and hidden.dim() == 3:
+                self._open[-1].hidden[index] = hidden
+
+        return hook
+
+    def _after_other(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            # a head runs after its encoder has returned, or inside the anchor while its record is open
+            record = self._open[-1] if self._open else self.records[-1] if self.records else None
+            if record is not None:
+                setattr(record.signals, name, find_logits(output) if name == "logits" else find_embedding(output))
+
+        return hook
+
+    def _after_anchor(self, module: nn.Module, args: Any, output: Any) -> None:
+        record = self._open.pop()
+        signals, layers = record.signals, record.hidden
+        if "hidden_states" in self.requires:
+            signals.hidden_states = tuple(layers[index] for index in sorted(layers))
+        if "logits" in self.requires and self.sources["logits"] is module:
+            signals.logits = find_logits(output)
+        if "embedding" in self.requires and self.sources["embedding"] is module:
+            signals.embedding = pool(layers[max(layers)], signals.mask, self.pooling) if layers else find_embedding(output)
+        self.records.append(record)
+
+
+def find_student(root: nn.Module) -> str:
+    """Return the path of the one transformers model in a module.
+
+    Args:
+        root: A LightningModule, say.
+
+    Returns:
+        The path of its only outermost transformers model, ``""`` if it is one itself.
+
+    Raises:
+        DistillationError: If there is none, or more than one.
+    """
+    found: list[str] = []
+    for path, module in root.named_modules():
+        inside = any(outer == "" or path.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, PreTrainedModel) and not inside:
+            found.append(path)
+    if len(found) == 1:
+        return found[0]
+    raise DistillationError(
+        f"Which module of {type(root).__name__} is the student? It holds {len(found)} transformers models"
+        + (f", at {found}" if found else "")
+        + f". Name the path, as in student='model'; its children are {[name for name, _ in root.named_children()]}."
+    )
+
+
+def resolve_paths(root: nn.Module, paths: Paths, requires: frozenset[str]) -> dict[str, nn.Module]:
+    """Find the module that gives each required signal.
+
+    Args:
+        root: The module to look in.
+        paths: One path, or a mapping from signal to path.
+        requires: The signals that are needed.
+
+    Returns:
+        A mapping from signal name to module.
+
+    Raises:
+        DistillationError: If a path is missing or does not exist.
+
+    Example:
+        >>> resolve_paths(nn.Sequential(nn.ReLU()), {"logits": "0"}, frozenset({"logits"}))
+        {'logits': ReLU()}
+    """
+    if isinstance(paths, str):
+        paths = dict.fromkeys(sorted(requires) or ["logits"], paths)
+    if missing := requires - set(paths):
+        raise DistillationError(
+            f"The objectives need {sorted(requires)}, and no path is given for {sorted(missing)}. "
+            f"Add to the mapping {dict(paths)} where each comes from, such as {{'logits': 'classifier'}}."
+        )
+    found: dict[str, nn.Module] = {}
+    for name, path in paths.items():
+        try:
+            found[name] = root.get_submodule(path)
+        except AttributeError as error:
+            children = [child for child, _ in root.named_children()]
+            raise DistillationError(
+                f"There is no module at the path {path!r} (for {name}) under {type(root).__name__}, whose children are "
+                f"{children}. If the student is built in configure_model() or setup(), build it in __init__ instead."
+            ) from error
+    return found
+
+
+def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Give the arguments of a forward their names.
+
+    Example:
+        >>> named_arguments(nn.Linear(1, 1), (3,), {})
+        {'input': 3}
+    """
+    signature = inspect.signature(module.forward)
+    bound = signature.bind(*args, **kwargs).arguments
+    inputs: dict[str, Any] = {}
+    for name, value in bound.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            inputs.update(value)
+        elif kind is not inspect.Parameter.VAR_POSITIONAL:
+            inputs[name] = value
+    if len(args) == 1 and isinstance(args[0], Mapping):  # a module that takes the batch as one dict
+        inputs.update(args[0])
+    return inputs
+
+
+def completed(inputs: dict[str, Any], batch: Any) -> dict[str, Any]:
+    """Add what stands beside these inputs in the batch, which may be nested: masks and token types.
+
+    Args:
+        inputs: The named arguments of a forward.
+        batch: The batch that they were taken from, or anything else.
+
+    Returns:
+        The inputs with the missing `MODEL_INPUTS` of the mapping that holds the same ``input_ids``.
+
+    Example:
+        >>> ids = torch.tensor([[1, 2]])
+        >>> batch = {"query": {"input_ids": ids, "token_type_ids": torch.tensor([[0, 1]])}}
+        >>> completed({"input_ids": ids}, batch)["token_type_ids"]
+        tensor([[0, 1]])
+    """
+    siblings = _mapping_with(inputs.get("input_ids"), batch)
+    if siblings is None and isinstance(batch, Mapping) and "input_ids" not in inputs and "inputs_embeds" not in inputs:
+        siblings = batch  # a student that takes its tokens under another name
+    added = {name: siblings[name] for name in MODEL_INPUTS if siblings is not None and siblings.get(name) is not None}
+    return {**added, **{name: value for name, value in inputs.items() if value is not None}}
+
+
+def _mapping_with(input_ids: Any, batch: Any) -> Mapping[str, Any] | None:
+    if isinstance(batch, Mapping) and isinstance(input_ids, Tensor):
+        ids = batch.get("input_ids")
+        if ids is input_ids or (isinstance(ids, Tensor) and ids.shape == input_ids.shape and torch.equal(ids, input_ids)):
+            return batch
+    nested = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+    return next((found for item in nested if (found := _mapping_with(input_ids, item)) is not None), None)
+
+
+def position_mask(inputs: Mapping[str, Any]) -> Tensor | None:
+    """Return the attention mask as booleans of shape ``(batch, sequence)``, or None if there is none.
+
+    Raises:
+        DistillationError: If the mask has another number of axes.
+    """
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        raise DistillationError(
+            f"The attention_mask has the shape {tuple(getattr(mask, 'shape', ()))}; distillation needs the "
+            "(batch, sequence) mask to tell padding from text. Give that one to the student."
+        )
+    return mask.bool()
+
+
+def find_logits(output: Any) -> Tensor:
+    """Return the logits in a model's output: the tensor itself, or the one named ``logits``.
+
+    Raises:
+        DistillationError: If there are none.
+    """
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    elif isinstance(output, tuple):
+        output = next((item for item in output if isinstance(item, Tensor) and item.dim() >= 2), None)
+    else:
+        output = getattr(output, "logits", output)
+    if isinstance(output, Tensor) and output.dim() >= 2:
+        return output
+    raise DistillationError(
+        f"No logits in the output ({type(output).__name__}): a module that gives logits returns a tensor of two or "
+        "more axes, or an output with a field named logits. Name the path of the head, as in {'logits': 'classifier'}."
+    )
+
+
+def find_embedding(output: Any) -> Tensor:
+    """Return the sentence vectors in a module's output: the tensor itself, or the one named ``sentence_embedding``.
+
+    Raises:
+        DistillationError: If there are none.
+    """
+    if isinstance(output, Mapping):
+        output = output.get("sentence_embedding")
+    if isinstance(output, Tensor) and output.dim() == 2:
+        return output
+    raise DistillationError(
+        f"No sentence embedding in the output ({type(output).__name__}): name a module that returns one vector per "
+        "sentence, of shape (batch, width), or a transformers encoder whose last hidden state can be pooled."
+    )

@@ -1,0 +1,92 @@
+"""The base of all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_distilbert.architectures import accepted_inputs
+from lightning_distilbert.spec import Spec
+
+Batch = Mapping[str, Any]
+Outputs = dict[str, Tensor]
+
+
+class Task(Spec):
+    """What a student learns: its head, loss, metrics, and how raw outputs read as answers.
+
+    A task knows nothing of teachers and objectives. It holds options only and no tensors, so that one object serves any
+    number of models.
+
+    Attributes:
+        auto_class: The transformers auto class that gives the student its head.
+        default_objectives: The name of the preset that distils this task if the user names none.
+        pooling: How the student's sentence embedding is pooled.
+        labels: The names of the labels in the order of the head's outputs, or None.
+        monitor: The validation metric that tells which checkpoint is best.
+        mode: Whether ``"max"`` or ``"min"`` of it is best.
+    """
+
+    auto_class: ClassVar[str] = "AutoModel"
+    default_objectives: ClassVar[str] = "distilbert"
+    pooling: str = "mean"
+    labels: tuple[str, ...] | None = None
+    monitor: str = "val/loss"
+    mode: str = "min"
+
+    def model_config(self) -> dict[str, Any]:
+        """Return the config values that give the student this task's head."""
+        return {}
+
+    def prepare_model(self, model: nn.Module) -> None:
+        """Adapt a student before training, such as by freezing a part that this task does not use."""
+
+    def run(self, model: nn.Module, batch: Batch) -> Outputs:
+        """Run the student on a batch.
+
+        Args:
+            model: The student.
+            batch: Tensors under transformers' names.
+
+        Returns:
+            The outputs that the other methods need, by name.
+        """
+        raise NotImplementedError
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Tensor | None:
+        """Return the task's own loss, or None if this batch has no labels.
+
+        Args:
+            outputs: What `run` returned.
+            batch: The same batch.
+        """
+        raise NotImplementedError
+
+    def new_metrics(self) -> Metric | nn.Module:
+        """Return fresh metrics for one split; their ``compute()`` gives a dict of scalars."""
+        raise NotImplementedError
+
+    def update_metrics(self, metrics: Any, outputs: Outputs, batch: Batch) -> None:
+        """Count one batch in."""
+        raise NotImplementedError
+
+    def decode(self, outputs: Outputs) -> list[Any]:
+        """Return one plain answer per row of a batch."""
+        raise NotImplementedError
+
+
+def call_model(model: nn.Module, batch: Batch) -> Any:
+    """Call a model with those tensors of a batch that its architecture takes.
+
+    Args:
+        model: A transformers model.
+        batch: Tensors by name; labels and what else it does not take stay behind.
+
+    Returns:
+        The model's output.
+    """
+    accepted = accepted_inputs(model)
+    return model(**{name: value for name, value in batch.items() if name in accepted})

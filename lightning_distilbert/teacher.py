@@ -1,0 +1,182 @@
+"""The frozen teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from lightning_distilbert.architectures import accepted_inputs
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.signals import Signals
+from lightning_distilbert.taps import Paths, Taps
+
+
+class Teacher:
+    """A frozen model that tells the student what to imitate.
+
+    It is not an `nn.Module`, and is held beside the LightningModule and not in it: so it is in no checkpoint, no
+    optimizer, no DDP bucket and no copy that weight averaging makes, and ``module.train()`` does not reach it. It is
+    in eval mode at every forward.
+
+    Args:
+        source: A folder that transformers can load, a hub name, or a finished module. A module is frozen in place.
+        pooling: How to pool its sentence embedding. None reads ``1_Pooling/config.json`` of a sentence-transformers
+            folder, and takes the mean without one.
+        dtype: A torch type name for its weights, such as ``"bfloat16"``. None keeps float32 and runs in whatever
+            precision the Trainer computes in.
+        paths: Where a finished module gives its signals, as in `Taps`.
+        trust_remote_code: Whether to run code that comes with the weights.
+
+    Raises:
+        DistillationError: If the source cannot be loaded, or has no trained weights for its head.
+
+    Example:
+        >>> teacher = Teacher(nn.Linear(4, 2))
+        >>> signals = teacher({"input": torch.zeros(3, 4)}, {"logits"})
+        >>> signals.logits.requires_grad
+        False
+    """
+
+    def __init__(
+        self,
+        source: str | Path | nn.Module,
+        pooling: Literal["mean", "cls"] | None = None,
+        dtype: str | None = None,
+        paths: Paths = "",
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.source = source if isinstance(source, nn.Module) else str(source)
+        self.paths = paths
+        self.trust_remote_code = trust_remote_code
+        if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise DistillationError(f"dtype={dtype!r} is no torch type: write its name, such as 'bfloat16'.")
+        self.dtype = None if dtype is None else getattr(torch, dtype)
+        self._pooling = pooling
+        self._model: nn.Module | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call the teacher in messages and model cards."""
+        return self.source if isinstance(self.source, str) else type(self.source).__name__
+
+    @property
+    def pooling(self) -> str:
+        """How its sentence embedding is pooled."""
+        return self._pooling or declared_pooling(self.source) or "mean"
+
+    @property
+    def model(self) -> nn.Module:
+        """The frozen model, loaded when it is first asked for."""
+        if self._model is None:
+            model = self.source if isinstance(self.source, nn.Module) else load_trained(self.source, self.trust_remote_code)
+            if self.dtype is not None:
+                model = model.to(self.dtype)
+            self._model = model.requires_grad_(False).eval()
+        return self._model
+
+    def prepare(self, device: torch.device, precision: Any = None) -> None:
+        """Move the teacher to where the student is.
+
+        Args:
+            device: The device.
+            precision: The Trainer's precision plugin. Under "true" half precision it casts the teacher as it casts the
+                student; under mixed precision autocast does.
+        """
+        if precision is not None and self.dtype is None:
+            self._model = precision.convert_module(self.model)
+        self._model = self.model.to(device)
+
+    def __call__(self, inputs: Mapping[str, Any], requires: Collection[str], mask: torch.Tensor | None = None) -> Signals:
+        """Run the teacher on the student's inputs.
+
+        Args:
+            inputs: The arguments by name; those that this architecture does not take are left out.
+            requires: The signals to return.
+            mask: Which positions count, if the inputs do not say.
+
+        Returns:
+            The signals, without a graph.
+        """
+        model = self.model.eval()
+        accepted = accepted_inputs(model)
+        usable = {name: value for name, value in inputs.items() if name in accepted} or dict(inputs)
+        with torch.no_grad(), Taps(model, self.paths, requires, self.pooling) as taps:
+            model(**usable)
+        signals = taps.records[0].signals
+        if signals.mask is None:
+            signals.mask = mask
+        return signals
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+        """Return the teacher itself: a copy of the student shares it."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave loaded weights out when a launcher pickles the module: each process loads them itself."""
+        return {**self.__dict__, "_model": None}
+
+    def __repr__(self) -> str:
+        """Name the source."""
+        return f"Teacher({self.name!r})"
+
+
+def declared_pooling(source: str | Path | nn.Module) -> str | None:
+    """Return the pooling that a local sentence-transformers folder declares, or None.
+
+    Raises:
+        DistillationError: If it declares one that is neither mean nor cls.
+    """
+    if isinstance(source, nn.Module):
+        return None
+    path = Path(source) / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return None
+    declared = json.loads(path.read_text(encoding="utf-8"))
+    if declared.get("pooling_mode_mean_tokens") or declared.get("pooling_mode") == "mean":
+        return "mean"
+    if declared.get("pooling_mode_cls_token") or declared.get("pooling_mode") == "cls":
+        return "cls"
+    raise DistillationError(f"{path} declares a pooling that is neither mean nor cls: {declared}. Pass pooling=... yourself.")
+
+
+def load_trained(source: str, trust_remote_code: bool = False) -> nn.Module:
+    """Load a model with the architecture that its own config names, and refuse one with untrained parts.
+
+    Args:
+        source: A local folder or a hub name.
+        trust_remote_code: Whether to run code that comes with the weights.
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        DistillationError: If the folder or its weights are missing, or parts of the model are not in the weights.
+    """
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        architecture = (config.architectures or [None])[0]
+        loader = getattr(transformers, architecture or "AutoModel", transformers.AutoModel)
+        model, info = loader.from_pretrained(
+            source, output_loading_info=True, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise DistillationError(
+            f"The teacher {source!r} cannot be loaded: {str(error).splitlines()[0]} "
+            "Give a folder with config.json and model.safetensors, or a hub name."
+        ) from error
+    # an encoder saved without its pooler is whole: no signal is taken from there
+    headless = loader.__name__.endswith("Model")
+    missing = [key for key in info["missing_keys"] if not (headless and "pooler" in key)]
+    if missing:
+        raise DistillationError(
+            f"The teacher {source!r} has no weights for {len(missing)} parameters, among them {sorted(missing)[0]!r}: "
+            "they would be random. Fine-tune and save it with this head first."
+        )
+    return model.eval()

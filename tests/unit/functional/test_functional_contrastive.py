@@ -1,0 +1,97 @@
+"""The contrastive loss against a loop with scipy in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.spatial.distance import cosine
+from scipy.special import logsumexp
+
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.functional import in_batch_contrastive
+
+
+def pairs(rows=6, width=5):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(rows, width, generator=generator), torch.randn(rows, width, generator=generator)
+
+
+def reference(queries, documents, ids, temperature):
+    total = 0.0
+    for i, query in enumerate(queries.double().numpy()):
+        scores = [(1 - cosine(query, document)) / temperature for document in documents.double().numpy()]
+        kept = [score for j, score in enumerate(scores) if j == i or ids[j] != ids[i]]
+        total += logsumexp(kept) - scores[i]
+    return total / len(queries)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+@pytest.mark.parametrize("ids", [[0, 1, 2, 3, 4, 5], [0, 1, 0, 2, 1, 0]])
+def test_agrees_with_scipy(temperature, ids):
+    queries, documents = pairs()
+    found = in_batch_contrastive(queries, documents, torch.tensor(ids), temperature)
+    assert found.item() == pytest.approx(reference(queries, documents, ids, temperature), rel=1e-4)
+
+
+def test_without_numbers_all_documents_differ():
+    queries, documents = pairs()
+    torch.testing.assert_close(
+        in_batch_contrastive(queries, documents), in_batch_contrastive(queries, documents, torch.arange(6))
+    )
+
+
+def test_the_same_document_is_not_a_negative():
+    queries, documents = pairs()
+    documents[3] = documents[0]
+    documents.requires_grad_()
+    in_batch_contrastive(queries[[0, 3]], documents[[0, 3]], torch.tensor([9, 9])).backward()
+    assert documents.grad.abs().sum() == 0
+    in_batch_contrastive(queries[[0, 3]], documents[[0, 3]]).backward()
+    assert documents.grad.abs().sum() > 0
+
+
+def test_pairs_that_do_not_count_are_no_negatives_either():
+    queries, documents = pairs()
+    rows = torch.tensor([1, 0, 1, 1, 0, 1]).bool()
+    ids = torch.tensor([0, 0, 1, 0, 1, 2])
+    expected = reference(queries[rows], documents[rows], ids[rows].tolist(), 0.05)
+    queries[~rows], documents[~rows] = float("nan"), float("nan")
+    queries.requires_grad_()
+    documents.requires_grad_()
+    found = in_batch_contrastive(queries, documents, ids, rows=rows)
+    found.backward()
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+    for tensor in (queries, documents):
+        assert torch.isfinite(tensor.grad).all()
+        assert tensor.grad[~rows].abs().sum() == 0
+
+
+def test_the_temperature_changes_the_loss():
+    assert in_batch_contrastive(*pairs(), temperature=0.05) != in_batch_contrastive(*pairs(), temperature=0.1)
+
+
+def test_no_pair_counts_gives_zero_with_a_graph():
+    queries, documents = (x.requires_grad_() for x in pairs())
+    loss = in_batch_contrastive(queries, documents, torch.arange(6), rows=torch.zeros(6))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert queries.grad.abs().sum() == 0
+    assert documents.grad.abs().sum() == 0
+
+
+def test_half_precision_under_autocast_is_computed_in_float32():
+    queries, documents = (x.bfloat16() for x in pairs())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = in_batch_contrastive(queries, documents)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(reference(queries.float(), documents.float(), range(6), 0.05), rel=1e-4)
+
+
+def test_bad_arguments_are_refused():
+    queries, documents = pairs()
+    with pytest.raises(DistillationError, match=r"temperature=0\)"):
+        in_batch_contrastive(queries, documents, temperature=0)
+    with pytest.raises(DistillationError, match=r"documents of shape \(5, 5\)"):
+        in_batch_contrastive(queries, documents[:5])
+    with pytest.raises(DistillationError, match=r"document_ids of shape \(5,\) for 6 documents"):
+        in_batch_contrastive(queries, documents, torch.arange(5))

@@ -1,0 +1,87 @@
+"""The distance of hidden states, against loops in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.spatial.distance import cosine, sqeuclidean
+
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.functional import hidden_state_distance
+
+
+def states(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator), torch.randn(*shape, generator=generator)
+
+
+def reference(student, teacher, metric):
+    """The mean over vectors, by scipy in float64."""
+    vectors = list(zip(student.double().numpy(), teacher.double().numpy(), strict=True))
+    one = cosine if metric == "cosine" else lambda a, b: sqeuclidean(a, b) / len(a)
+    return sum(one(a, b) for a, b in vectors) / len(vectors)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "mse"])
+def test_agrees_with_scipy_over_the_real_tokens(metric):
+    student, teacher = states(3, 4, 6)
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()
+    expected = reference(student[mask], teacher[mask], metric)
+    student[~mask], teacher[~mask] = float("nan"), float("nan")
+    student.requires_grad_()
+    found = hidden_state_distance(student, teacher, mask, metric)
+    found.backward()
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert torch.isfinite(student.grad).all()
+    assert student.grad[~mask].abs().sum() == 0
+
+
+def test_the_metric_changes_the_loss_and_cosine_does_not_see_lengths():
+    student, teacher = states(2, 3, 6)
+    assert hidden_state_distance(student, teacher) != hidden_state_distance(student, teacher, metric="mse")
+    torch.testing.assert_close(hidden_state_distance(7 * student, teacher), hidden_state_distance(student, teacher))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "mse"])
+def test_equal_states_cost_nothing_and_opposite_ones_the_most(metric):
+    student, _ = states(2, 3, 6)
+    assert abs(hidden_state_distance(student, student.clone(), metric=metric).item()) < 1e-6
+    opposite = hidden_state_distance(student, -student, metric=metric).item()
+    assert opposite == pytest.approx(2.0 if metric == "cosine" else 4 * student.square().mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "mse"])
+def test_half_precision_under_autocast_is_computed_in_float32(metric):
+    student, teacher = (x.bfloat16() for x in states(2, 3, 6))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = hidden_state_distance(student, teacher, metric=metric)
+    assert found.dtype == torch.float32
+    expected = reference(student.float().reshape(-1, 6), teacher.float().reshape(-1, 6), metric)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "mse"])
+def test_nothing_counts_gives_zero_with_a_graph(metric):
+    student = torch.full((2, 3, 4), float("nan"), requires_grad=True)
+    loss = hidden_state_distance(student, torch.zeros(2, 3, 4), torch.zeros(2, 3), metric)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert student.grad.abs().sum() == 0
+
+
+def test_a_zero_vector_has_a_finite_gradient():
+    student = torch.zeros(1, 1, 4, requires_grad=True)
+    loss = hidden_state_distance(student, torch.ones(1, 1, 4))
+    loss.backward()
+    assert loss.item() == 1.0
+    assert torch.isfinite(student.grad).all()
+
+
+def test_bad_arguments_are_refused():
+    student, teacher = states(2, 3, 6)
+    with pytest.raises(DistillationError, match="was given 'l1': choose one of 'cosine', 'mse'"):
+        hidden_state_distance(student, teacher, metric="l1")
+    with pytest.raises(DistillationError, match=r"shape \(2, 3, 6\) and the teacher's \(2, 3, 1\)"):
+        hidden_state_distance(student, teacher[..., :1])
+    with pytest.raises(DistillationError, match="the mask needs the shape of their leading axes"):
+        hidden_state_distance(student, teacher, torch.ones(3, 2))
