@@ -77,7 +77,7 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> PreTr
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises bare Exception
         raise DistillationError(
-            f"The tokenizer {name!r} could not be loaded ({type(error).__name__}: {str(error).splitlines()[:1]}). "
+            f"The tokenizer {name!r} could not be loaded ({type(error).__name__}: {str(error).strip()[:300]}). "
             "Give a folder with tokenizer.json, or the name of a model on the hub."
         ) from error
 
@@ -111,7 +111,7 @@ def student_tokenizer(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> P
     if isinstance(tokenizer, DistilBertTokenizer):
         return tokenizer
     with tempfile.TemporaryDirectory() as folder:
-        _write_tokenizer(tokenizer, Path(folder), _max_length(tokenizer, student))
+        _write_tokenizer(tokenizer, Path(folder), max_tokens(tokenizer, student))
         converted = DistilBertTokenizer.from_pretrained(folder)
     converted.name_or_path = tokenizer.name_or_path
     before, after = (_rules(item) for item in (tokenizer, converted))
@@ -140,8 +140,13 @@ def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {name: rules[name] for name in ("model", "normalizer", "pre_tokenizer", "post_processor", "added_tokens")}
 
 
-def _max_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
-    """How many tokens both the tokenizer and the model's positions allow."""
+def max_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
+    """Return how many tokens both a tokenizer and a model's positions allow.
+
+    Args:
+        tokenizer: The tokenizer.
+        model: The model.
+    """
     positions = int(getattr(model.config, "max_position_embeddings", tokenizer.model_max_length))
     if model.config.model_type in OFFSET_POSITIONS:
         positions -= int(model.config.pad_token_id) + 1
@@ -179,13 +184,13 @@ def save_student(
 
     Raises:
         DistillationError: If the folder cannot be written, may not be replaced or holds no model, if ``max_length`` is
-            more than the model takes, if ``pooling`` is given for a model with a task head, or if the model is not one of
-            transformers.
+            more than the model takes, if ``pooling`` is given for a model with a task head, or if the model is no
+            transformers model.
     """
     student = _transformers_model(model)
     tokenizer = student_tokenizer(tokenizer, student)
     _check_pooling(student, pooling)
-    longest = _max_length(tokenizer, student)
+    longest = max_tokens(tokenizer, student)
     if max_length is not None and not 1 <= max_length <= longest:
         raise DistillationError(f"max_length={max_length} is out of range: tokenizer and model take 1 to {longest}.")
     extra = None if details is None else to_plain(details, "save_student(details=...)")

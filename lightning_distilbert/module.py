@@ -12,9 +12,16 @@ from torch import Tensor, nn
 
 from lightning_distilbert import doctor
 from lightning_distilbert._compat import LightningModule
+from lightning_distilbert.data.encoding import Padding, encode, pad_batch, split_pairs
 from lightning_distilbert.engine import Distiller
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import load_tokenizer, save_student, tokenizer_files, tokenizer_from_files
+from lightning_distilbert.folder import (
+    load_tokenizer,
+    max_tokens,
+    save_student,
+    tokenizer_files,
+    tokenizer_from_files,
+)
 from lightning_distilbert.objectives import Objective, resolve_objectives
 from lightning_distilbert.schedules import Schedule, value_at
 from lightning_distilbert.spec import Spec, from_config, to_plain
@@ -114,6 +121,20 @@ class DistillationModule(LightningModule):
             self.distiller = Distiller(teacher, preset.objectives, "", self.task.pooling, self.task_weight)
             self.objectives = self.distiller.objectives  # registered here, so that projections are trained and saved
 
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the labels in the order of the head's outputs: the task's, else the student's, else the teacher's.
+
+        None where nobody names them. The teacher's are read from its config, without its weights.
+        """
+        number = getattr(self.task, "num_labels", None)
+        if self.task.labels or number is None:
+            return self.task.labels
+        names = doctor.label_names(getattr(self.student, "config", None))
+        if names is None and self.distiller is not None:
+            names = doctor.label_names(self.distiller.teacher.config)
+        return tuple(names) if names and len(names) == number else None
+
     # -- training ------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -131,8 +152,16 @@ class DistillationModule(LightningModule):
             doctor.check_vocabularies(self.tokenizer, load_tokenizer(teacher.source, teacher.trust_remote_code), teacher.name)
         else:
             doctor.check_vocabulary_sizes(getattr(self.student, "config", None), config, teacher.name)
-        doctor.check_labels(self.task.labels, doctor.label_names(config), teacher.name)
+        doctor.check_labels(self.labels, doctor.label_names(config), teacher.name)
+        self._name_labels()
         self.distiller.build(self.student)
+
+    def _name_labels(self) -> None:
+        """Write the labels into the student's config, so that they are saved with it."""
+        config = getattr(self.student, "config", None)
+        if self.labels and config is not None:
+            config.id2label = dict(enumerate(self.labels))
+            config.label2id = {label: index for index, label in enumerate(self.labels)}
 
     def on_fit_start(self) -> None:
         """Move the teacher, and put the student into train mode: `from_pretrained` leaves it in eval mode."""
@@ -258,7 +287,42 @@ class DistillationModule(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Any]:
         """Return one plain answer per row."""
-        return self.task.decode(self(batch))
+        return self.task.decode(self(batch), self.labels)
+
+    def predict(
+        self, texts: Sequence[str | tuple[str, str]], batch_size: int = 32, max_length: int | None = None
+    ) -> list[Any]:
+        """Answer texts without a Trainer, on the device where the module is.
+
+        Args:
+            texts: The texts, or pairs of texts as tuples.
+            batch_size: Texts in a batch; texts of similar length go together.
+            max_length: Tokens kept of a text at most; None is what tokenizer and student allow.
+
+        Returns:
+            One plain answer per text, in the order of the texts, as the task decodes it.
+
+        Raises:
+            DistillationError: If something in it is no text, or texts and pairs are mixed.
+        """
+        firsts, seconds = split_pairs(texts)
+        longest = max_tokens(self.tokenizer, self.student)  # type: ignore[arg-type]
+        rows = encode(self.tokenizer, firsts, seconds, min(max_length or longest, longest))
+        order = sorted(range(len(rows)), key=rows.lengths.__getitem__, reverse=True)
+        padding = Padding.of(self.tokenizer)
+        answers: dict[int, Any] = {}
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad():
+                for start in range(0, len(order), batch_size):
+                    part = order[start : start + batch_size]
+                    batch = {name: value.to(self.device) for name, value in pad_batch(rows[part], padding).items()}
+                    answers.update(zip(part, self.task.decode(self(batch), self.labels), strict=True))
+        finally:
+            for module, training in modes:
+                module.training = training
+        return [answers[index] for index in range(len(order))]
 
     # -- the student's way out -----------------------------------------------------------------------------------------
 

@@ -79,6 +79,18 @@ class Teacher:
             self._model = model.requires_grad_(False).eval()
         return self._model
 
+    @property
+    def config(self) -> Any:
+        """Its transformers config, read without its weights; None if it has none or cannot be read."""
+        if isinstance(self.source, nn.Module):
+            return getattr(self.source, "config", None)
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(self.source, trust_remote_code=self.trust_remote_code)
+        except (OSError, ValueError, KeyError):  # loading the weights says what is wrong
+            return None
+
     def prepare(self, device: torch.device, precision: Any = None) -> None:
         """Move the teacher to where the student is.
 

@@ -102,8 +102,8 @@ class TextData(LightningDataModule):
         wanted = STAGES[stage] if stage is not None else tuple(splits)
         if stage is not None and not self.has(wanted[0]):
             raise DistillationError(
-                f"The stage {stage!r} needs the split {wanted[0]!r}, and {describe(self.source)} has only "
-                f"{list(splits)}. Add it, or pass a mapping from split to file."
+                f"There is no split {wanted[0]!r}: {describe(self.source)} has only {list(splits)}. "
+                "Add it, or pass a mapping from split to file."
             )
         for split in wanted:
             if split not in self._encoded and self.has(split):

@@ -153,6 +153,33 @@ def encode(
     )
 
 
+def split_pairs(texts: Sequence[str | tuple[str, str]]) -> tuple[list[str], list[str] | None]:
+    """Part a list of texts, or of pairs of texts, into what `encode` takes.
+
+    Args:
+        texts: Strings, or tuples of two strings.
+
+    Returns:
+        The first texts, and the second ones or None.
+
+    Raises:
+        DistillationError: If something else is in it, or texts and pairs are mixed.
+
+    Example:
+        >>> split_pairs([("a", "b"), ("c", "d")])
+        (['a', 'c'], ['b', 'd'])
+    """
+    if isinstance(texts, str):
+        raise DistillationError(f"A single text was given, {texts[:60]!r}. Give a list of texts.")
+    rows = [(text,) if isinstance(text, str) else text for text in texts]
+    for place, row in enumerate(rows):
+        if not isinstance(row, (tuple, list)) or len(row) > 2 or not all(isinstance(part, str) for part in row):
+            raise DistillationError(f"Entry {place} is {row!r}: it has to be a string, or a tuple of two strings.")
+        if len(row) != len(rows[0]):
+            raise DistillationError(f"Entry {place} is {row!r}: texts and pairs of texts cannot be mixed in one list.")
+    return [row[0] for row in rows], [row[1] for row in rows] if rows and len(rows[0]) == 2 else None
+
+
 def pad_batch(rows: Sequence[EncodedRow], tokenizer: Any, multiple_of: int | None = None) -> dict[str, Any]:
     """Make a batch of tensors from rows, padded to the longest of them.
 

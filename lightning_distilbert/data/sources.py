@@ -73,7 +73,7 @@ def open_splits(source: Any) -> dict[str, Any]:
             splits[split] = rows
         if not splits:
             raise DistillationError(f"{describe(source)} has none of the splits {_known_names()}: {list(source)}.")
-        return splits
+        return {split: splits[split] for split in SPLIT_NAMES if split in splits}
     if hasattr(source, "column_names") or (isinstance(source, Sequence) and not isinstance(source, bytes)):
         return {"train": source}
     raise DistillationError(

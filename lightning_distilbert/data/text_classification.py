@@ -26,8 +26,8 @@ class TextClassificationData(TextData):
             a `datasets` object or a hub name; see `lightning_distilbert.data.open_splits`.
         text: The column of the text, or the two columns of a pair.
         label: The column of the label; None for data without labels, which only distillation can learn from.
-        labels: The names of the labels in the order of the head's outputs. None takes the task's, else those that a
-            `datasets` column brings, else the sorted names of the training split; whole numbers stay as they are.
+        labels: The names of the labels in the order of the head's outputs. None takes the task's or the teacher's, else
+            those that a `datasets` column brings, else the sorted names of the training split; whole numbers stay as they are.
         problem_type: ``"single_label_classification"``, ``"multi_label_classification"`` or ``"regression"``; None
             takes the task's, and the first where there is no task.
         tokenizer: A tokenizer, or a folder or hub name of one; None takes the module's.
@@ -124,23 +124,26 @@ class TextClassificationData(TextData):
         return encode(self.get_tokenizer(), parts[0], second, self.effective_max_length(), extras, name=split)
 
     def _task_facts(self) -> tuple[str, tuple[str, ...] | None, int | None]:
-        task = getattr(self.attached_module(), "task", None)
+        module = self.attached_module()
+        task = getattr(module, "task", None)
         kind = getattr(task, "problem_type", None)
         if kind and self.problem_type and kind != self.problem_type:
             raise DistillationError(f"The data has problem_type={self.problem_type!r} and the task {kind!r}.")
-        return self.problem_type or kind or SINGLE, getattr(task, "labels", None), getattr(task, "num_labels", None)
+        # the module also knows the names of a teacher, whose order the student's outputs must have
+        names = (getattr(module, "labels", None) or getattr(task, "labels", None)) if task is not None else None
+        return self.problem_type or kind or SINGLE, names, getattr(task, "num_labels", None)
 
-    def _settle_labels(self, kind: str, task_names: tuple[str, ...] | None, number: int | None) -> LabelSet:
+    def _settle_labels(self, kind: str, task_names: tuple[str, ...] | None, number: int | None) -> LabelSet | None:
         if kind == REGRESSION:
             return LabelSet(kind, None, 1)
-        if self.labels and task_names and list(self.labels) != list(task_names):
+        if self.labels and task_names and [*map(str.casefold, self.labels)] != [*map(str.casefold, task_names)]:
             raise DistillationError(
-                f"The data's labels {list(self.labels)} are not the task's, or in another order: {list(task_names)}."
+                f"The data's labels {list(self.labels)} are not the task's, or in another order: {list(task_names)}. "
+                "These are named by the task, or by its teacher. Leave labels out of the data, or name them in this order."
             )
-        names = self.labels or task_names
-        split = next(iter(self.splits()))
-        if not names and (found := self._class_names(split)):
-            names = found
+        names = task_names or self.labels
+        if not names:
+            names = self._class_names(next(iter(self.splits())))
         if names:
             if number is not None and len(names) != number:
                 raise DistillationError(
@@ -148,8 +151,12 @@ class TextClassificationData(TextData):
                 )
             return LabelSet(kind, tuple(names), len(names))
         assert self.label is not None
-        values = column(self.read_split(split), self.label, self.where(split), optional=split != "train") or []
-        return LabelSet.derive(values, kind, number, self.where(split))
+        for split in self.splits():
+            # the training split comes first; a split that has to have the column is refused when it is encoded
+            values = column(self.read_split(split), self.label, self.where(split), optional=True)
+            if values is not None:
+                return LabelSet.derive(values, kind, number, self.where(split))
+        return None
 
     def _class_names(self, split: str) -> list[str] | None:
         """Return the label names that a column of the `datasets` library brings."""

@@ -20,7 +20,7 @@ def bm25_rankings(queries: Sequence[str], documents: Sequence[str], top_k: int =
 
     Returns:
         The documents' positions, the best first, of shape ``(queries, min(top_k, documents))``, for
-        `lightning_distilbert.metrics.ranking_scores`.
+        `lightning_distilbert.metrics.ranking_scores`; -1 where no further document has a word of the query.
 
     Raises:
         DistillationError: If either side is empty or ``top_k`` is below 1.
@@ -37,7 +37,8 @@ def bm25_rankings(queries: Sequence[str], documents: Sequence[str], top_k: int =
     bm25s = require("bm25s", extra="quickstart")
     index = bm25s.BM25()
     index.index(bm25s.tokenize(list(documents), show_progress=False), show_progress=False)
-    ranked, _ = index.retrieve(
+    ranked, scores = index.retrieve(
         bm25s.tokenize(list(queries), show_progress=False), k=min(top_k, len(documents)), show_progress=False
     )
-    return torch.as_tensor(ranked.astype("int64"))
+    # documents that share no word with the query fill the ranking up: they were not found
+    return torch.as_tensor(ranked.astype("int64")).masked_fill(torch.as_tensor(scores) <= 0, -1)

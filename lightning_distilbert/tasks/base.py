@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -73,8 +73,13 @@ class Task(Spec):
         """Count one batch in."""
         raise NotImplementedError
 
-    def decode(self, outputs: Outputs) -> list[Any]:
-        """Return one plain answer per row of a batch."""
+    def decode(self, outputs: Outputs, labels: Sequence[str] | None = None) -> list[Any]:
+        """Return one plain answer per row of a batch.
+
+        Args:
+            outputs: What `run` returned.
+            labels: The names of the labels, for a task that names none.
+        """
         raise NotImplementedError
 
 

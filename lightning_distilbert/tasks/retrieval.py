@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ class Retrieval(Task):
         """Add queries (with their relevant documents) or documents."""
         metrics.update(outputs["embedding"], batch["index"], batch.get("relevant"), batch.get("grades"))
 
-    def decode(self, outputs: Outputs) -> list[Any]:
+    def decode(self, outputs: Outputs, labels: Sequence[str] | None = None) -> list[Any]:
         """Return the vectors as lists of numbers."""
         vectors: list[Any] = outputs["embedding"].detach().float().cpu().tolist()
         return vectors

@@ -140,10 +140,10 @@ class TextClassification(Task):
             known = labels != -100
             metrics.update(logits[known], labels[known])
 
-    def decode(self, outputs: Outputs) -> list[Any]:
+    def decode(self, outputs: Outputs, labels: Sequence[str] | None = None) -> list[Any]:
         """Return label and probability, all labels above one half with theirs, or the score."""
         logits = outputs["logits"].detach().float().cpu()
-        names = self.labels or tuple(str(index) for index in range(self.num_labels))
+        names = self.labels or labels or tuple(str(index) for index in range(self.num_labels))
         if self.problem_type == "regression":
             return [{"score": score} for score in logits.squeeze(-1).tolist()]
         if self.problem_type == "multi_label_classification":

@@ -275,7 +275,7 @@ def test_folders_that_must_not_be_replaced(student, tokenizer, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     save_student(student, tokenizer, home)  # an empty folder may be filled
-    with pytest.raises(DistillationError, match="is not empty.*overwrite=True"):
+    with pytest.raises(DistillationError, match=r"is not empty.*overwrite=True"):
         save_student(student, tokenizer, home, overwrite=False)
     other = tmp_path / "other"
     other.mkdir()

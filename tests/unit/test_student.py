@@ -305,7 +305,7 @@ def test_contradicting_descriptions_are_refused():
     ):
         with pytest.raises(DistillationError, match=message):
             Student(**kwargs)
-    with pytest.raises(DistillationError, match="there is none. Pass a teacher"):
+    with pytest.raises(DistillationError, match=r"there is none\. Pass a teacher"):
         Student(layers=2).build(None)
     with pytest.raises(DistillationError, match="model_type=None"):
         Student(config={}).build(None)

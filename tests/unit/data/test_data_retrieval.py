@@ -126,7 +126,7 @@ def test_each_split_may_be_of_another_kind(tmp_path, tokenizer):
         ({"train": []}, "there is not one pair"),
         ({"train": [{"question": "a"}]}, r"The train split has no column 'query'. Its columns are \['question'\]"),
         ({"train": [{"query": "a", "document": None}]}, "row 1: 'document' is None, a NoneType and not a string"),
-        ({"test": PAIRS}, "stage 'fit' needs the split 'train'"),
+        ({"test": PAIRS}, "no split 'train'"),
     ],
 )
 def test_bad_sources(tokenizer, source, message):

@@ -139,7 +139,7 @@ def test_predictions_need_no_labels_and_testing_does(tokenizer):
     assert "labels" not in batch_of(data, "predict")
     with pytest.raises(DistillationError, match="The test split has no column 'label'"):
         data.setup("test")
-    alone = TextClassificationData({"predict": [{"text": "bad"}]}, label=None, tokenizer=tokenizer)
+    alone = TextClassificationData({"predict": [{"text": "bad"}]}, tokenizer=tokenizer)
     assert batch_of(alone, "predict")["input_ids"].shape == (1, 3)
 
 

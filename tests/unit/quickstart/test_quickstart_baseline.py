@@ -36,13 +36,13 @@ def by_hand(query: str) -> list[float]:
     return scores
 
 
-@pytest.mark.parametrize("query", ["sort rows", "rows table", "merge key table"])
+@pytest.mark.parametrize("query", ["sort rows", "rows table", "merge key heap"])
 def test_rankings_agree_with_the_formula(query: str) -> None:
     scores = by_hand(query)
     expected = sorted((i for i in range(5) if scores[i] > 0), key=lambda i: -scores[i])
     found = bm25_rankings([query], DOCUMENTS, top_k=5)
     assert found.shape == (1, 5)
-    assert found[0, : len(expected)].tolist() == expected
+    assert found[0].tolist() == expected + [-1] * (5 - len(expected))
 
 
 def test_rankings_go_into_the_same_scores_as_embeddings() -> None:
