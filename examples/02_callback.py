@@ -3,8 +3,8 @@
     python examples/02_callback.py --teacher TEACHER --data DATA
 
 TEACHER is a fine-tuned classifier (a folder or a hub name); DATA is a folder with train.tsv and dev.tsv, each with the
-columns sentence and label. `Classifier` returns a loss tensor from its training step; `EncoderAndHead` returns a dict and
-keeps encoder and head apart.
+columns sentence and label. `Classifier` returns a loss tensor from its training step; `EncoderAndHead` returns a dict
+and keeps encoder and head apart.
 """
 
 import argparse
@@ -28,6 +28,9 @@ class Classifier(LightningModule):
         self.log("my_loss", loss)
         return loss
 
+    def validation_step(self, batch, batch_idx):
+        self.log("my_val_loss", self.training_step(batch, batch_idx))  # the module's own loss, without the teacher
+
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), lr=5e-5)
 
@@ -42,6 +45,9 @@ class EncoderAndHead(LightningModule):
         states = self.encoder(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
         logits = self.classifier(states[:, 0])
         return {"loss": nn.functional.cross_entropy(logits, batch["labels"]), "logits": logits.detach()}
+
+    def validation_step(self, batch, batch_idx):
+        self.log("my_val_loss", self.training_step(batch, batch_idx)["loss"])
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), lr=5e-5)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import warnings
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lightning_distilbert import doctor
 from lightning_distilbert._compat import CallbackBase
@@ -36,7 +38,7 @@ class DistillationLoss(CallbackBase):
 
     Note:
         Put it before ``WeightAveraging`` in the list of callbacks, so that its projections exist when weights are
-        first copied.
+        first copied; the other order is refused.
 
     Args:
         teacher: A folder, a hub name, a `Teacher` or a finished model. A model is frozen in place.
@@ -59,7 +61,8 @@ class DistillationLoss(CallbackBase):
 
     def __init__(
         self,
-        teacher: str | Path | Teacher | nn.Module,
+        # not str first: jsonargparse writes a union by its first type that fits, and a Teacher would become text
+        teacher: Teacher | str | Path | nn.Module,
         student: str | dict[str, str] | None = None,
         objectives: str | Objective | Sequence[Objective] = "logits",
         task_weight: float | Schedule | None = None,
@@ -72,7 +75,7 @@ class DistillationLoss(CallbackBase):
         self.distiller = Distiller(teacher, preset.objectives, student or "", pooling, weight)
         self._wrapped: Any = None  # the module whose training_step is wrapped
         self._replaced: Any = None  # what stood in its instance dictionary before
-        self._hook: Any = None
+        self._hooks: list[RemovableHandle] = []
 
     # -- mounting ------------------------------------------------------------------------------------------------------
 
@@ -105,29 +108,26 @@ class DistillationLoss(CallbackBase):
         if self.student is None:
             self.distiller.student = find_student(pl_module)
         self.distiller.build(pl_module)
-        tokenizer = getattr(pl_module, "tokenizer", None) or getattr(trainer.datamodule, "tokenizer", None)
+        tokenizer = tokenizer_of(pl_module) or tokenizer_of(trainer.datamodule)
         config = getattr(teacher.model, "config", None)
-        if isinstance(teacher.source, str) and hasattr(tokenizer, "get_vocab"):
-            doctor.check_vocabularies(tokenizer, load_tokenizer(teacher.source, teacher.trust_remote_code), teacher.name)
+        if isinstance(teacher.source, str) and tokenizer is not None:
+            doctor.check_vocabularies(
+                tokenizer, load_tokenizer(teacher.source, teacher.trust_remote_code), teacher.name
+            )
         student_config = getattr(self.distiller.watch(pl_module).anchor, "config", None)
         doctor.check_vocabulary_sizes(student_config, config, teacher.name)
         if "logits" in self.distiller.requires:
-            doctor.check_labels(doctor.label_names(student_config), doctor.label_names(config), teacher.name)
+            data_labels = getattr(getattr(trainer.datamodule, "label_set", None), "names", None)
+            for names in (doctor.label_names(student_config), data_labels):
+                doctor.check_labels(names, doctor.label_names(config), teacher.name)
         if any(True for _ in self.distiller.objectives.parameters()):
-            self._warn_of_order(trainer)
+            earlier = itertools.takewhile(lambda callback: callback is not self, trainer.callbacks)
+            doctor.check_averaging(earlier, "put DistillationLoss first in the list of callbacks")
             setattr(pl_module, PROJECTIONS, self.distiller.objectives)
-            self._hook = pl_module.register_load_state_dict_post_hook(forgive_projections)
-
-    def _warn_of_order(self, trainer: Any) -> None:
-        for callback in trainer.callbacks:
-            if callback is self:
-                return
-            if any(cls.__name__ == "WeightAveraging" for cls in type(callback).__mro__):
-                warnings.warn(
-                    f"{type(callback).__name__} stands before DistillationLoss in the list of callbacks: it copies the "
-                    "weights before the projections exist, and averages the wrong pairs. Put DistillationLoss first.",
-                    stacklevel=2,
-                )
+            self._hooks = [
+                pl_module.register_state_dict_post_hook(strip_projections),
+                pl_module.register_load_state_dict_post_hook(forgive_projections),
+            ]
 
     def _wrap(self, pl_module: Any) -> None:
         step = pl_module.training_step
@@ -135,6 +135,8 @@ class DistillationLoss(CallbackBase):
 
         @functools.wraps(step)
         def training_step(*args: Any, **kwargs: Any) -> Any:
+            if not pl_module.trainer.training:  # a validation_step that calls the training step
+                return step(*args, **kwargs)
             distiller.set_progress(pl_module.trainer)
             batch = args[0] if args else next(iter(kwargs.values()), None)
             with distiller.watch(pl_module, batch) as taps:
@@ -179,9 +181,9 @@ class DistillationLoss(CallbackBase):
             module.__dict__["training_step"] = self._replaced
         if hasattr(module, PROJECTIONS):
             delattr(module, PROJECTIONS)
-        if self._hook is not None:
-            self._hook.remove()
-        self._wrapped = self._replaced = self._hook = None
+        while self._hooks:
+            self._hooks.pop().remove()
+        self._wrapped = self._replaced = None
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give the module back as it was.
@@ -206,20 +208,20 @@ class DistillationLoss(CallbackBase):
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Take the projections out of the module's weights, so that the checkpoint loads without this package.
+        """Take the projections out of the weights that a strategy gathered in its own way.
 
         Args:
             trainer: The Trainer.
             pl_module: The LightningModule.
             checkpoint: The checkpoint to be saved.
         """
-        weights = checkpoint["state_dict"]
-        for key in [key for key in weights if key.startswith(f"{PROJECTIONS}.")]:
-            del weights[key]
+        strip_projections(pl_module, checkpoint["state_dict"], "", None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the projections, for resuming."""
-        return {"objectives": {key: value.detach().cpu() for key, value in self.distiller.objectives.state_dict().items()}}
+        return {
+            "objectives": {key: value.detach().cpu() for key, value in self.distiller.objectives.state_dict().items()}
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the projections.
@@ -230,6 +232,36 @@ class DistillationLoss(CallbackBase):
         self.distiller.objectives.load_state_dict(state_dict["objectives"])
 
 
+def tokenizer_of(owner: Any) -> Any:
+    """Return the tokenizer that a module or data module holds, or None.
+
+    Example:
+        >>> tokenizer_of(nn.Linear(1, 1)) is None
+        True
+    """
+    with contextlib.suppress(DistillationError):  # a DistillationModule that has none says so
+        tokenizer = getattr(owner, "tokenizer", None)
+        return tokenizer if hasattr(tokenizer, "get_vocab") else None
+    return None
+
+
+def strip_projections(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
+    """Take the projections out of a module's weights, so that a checkpoint loads without this package.
+
+    Lightning calls no callback when it saves weights alone, and ``WeightAveraging`` saves the weights of its own copy:
+    so it is a hook of the module, which its copies inherit.
+
+    Args:
+        module: The LightningModule.
+        state_dict: Its weights; changed in place.
+        prefix: The module's name in what is being saved.
+        local_metadata: Not used.
+    """
+    if prefix in ("", "module."):  # FSDP still needs what stands under its own prefix
+        for key in [key for key in state_dict if key.startswith(f"{prefix}{PROJECTIONS}.")]:
+            del state_dict[key]
+
+
 def forgive_projections(module: nn.Module, incompatible_keys: Any) -> None:
     """Drop the projections from the missing keys of a checkpoint: the callback restores them itself.
 
@@ -238,4 +270,4 @@ def forgive_projections(module: nn.Module, incompatible_keys: Any) -> None:
         incompatible_keys: What `nn.Module.load_state_dict` found missing or unexpected; changed in place.
     """
     missing = incompatible_keys.missing_keys
-    missing[:] = [key for key in missing if not key.startswith(f"{PROJECTIONS}.")]
+    missing[:] = [key for key in missing if f"{PROJECTIONS}." not in key]

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import importlib
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_distilbert._compat import FLAVOUR, LightningDataModule
+from lightning_distilbert._compat import FLAVOUR, LightningDataModule, lightning_package
 from lightning_distilbert.errors import DistillationError, MissingExtraError
 from lightning_distilbert.module import DistillationModule
 from lightning_distilbert.precision import auto_precision
 
 RECIPES = Path(__file__).parent / "recipes"
 LightningCLI: Any = importlib.import_module(f"{FLAVOUR}.cli").LightningCLI
+
+
+# what says clearly by itself what the user has to mend
+USER_ERRORS = (
+    DistillationError,
+    MissingExtraError,
+    ArgumentError,
+    FileNotFoundError,
+    lightning_package.utilities.exceptions.MisconfigurationException,
+)
 
 
 class DistillationCLI(LightningCLI):  # type: ignore[misc]
@@ -30,7 +41,8 @@ class DistillationCLI(LightningCLI):  # type: ignore[misc]
     def subcommands() -> dict[str, set[str]]:
         """Return the Trainer methods that are commands."""
         skipped = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
-        return {"fit": skipped, "validate": skipped - {"train_dataloaders", "val_dataloaders"}, "test": skipped - {"train_dataloaders", "val_dataloaders"}}
+        evaluation = skipped - {"train_dataloaders", "val_dataloaders"}
+        return {"fit": skipped, "validate": evaluation, "test": evaluation}
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Add our own arguments.
@@ -48,6 +60,36 @@ class DistillationCLI(LightningCLI):  # type: ignore[misc]
         if trainer.precision is None:
             trainer.precision = auto_precision()
 
+    def _parse_ckpt_path(self) -> None:
+        """Evaluate the model that the checkpoint describes; a fit takes its model from the command line alone."""
+        if self._evaluated() is not None:
+            # Lightning merges: what the recipe says of the student would be mixed with what the checkpoint says
+            model = self.config[self.config.subcommand].model
+            for name in vars(model):
+                model[name] = None
+            super()._parse_ckpt_path()
+
+    def after_instantiate_classes(self) -> None:
+        """Give the data an evaluated checkpoint's tokenizer; Lightning restores it after the data is tokenised."""
+        path = self._evaluated()
+        if path is not None:
+            self.model.on_load_checkpoint(torch.load(path, map_location="cpu", weights_only=True))
+
+    def _evaluated(self) -> Path | None:
+        path = self.config[self.config.subcommand].ckpt_path
+        return Path(path) if self.config.subcommand != "fit" and path and Path(path).is_file() else None
+
+    def instantiate_classes(self) -> None:
+        """Build everything from the arguments.
+
+        Raises:
+            DistillationError: If a class refuses its arguments; jsonargparse wraps what it says in a plain ValueError.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise DistillationError(str(error)) from error
+
     def after_fit(self) -> None:
         """Save the student, from the best checkpoint if one was monitored."""
         checkpoints = self.trainer.checkpoint_callback
@@ -55,10 +97,10 @@ class DistillationCLI(LightningCLI):  # type: ignore[misc]
         if best and checkpoints.monitor is not None:
             weights = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
             self.model.load_state_dict(weights)
+        root = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # every process takes part in finding it
         if self.trainer.is_global_zero:
-            root = Path(self.trainer.log_dir or self.trainer.default_root_dir)
             saved = self.model.save_student(self.config.fit.student_dir or root / "student")
-            print(f"The student is in {saved}")  # noqa: T201
+            print(f"The student is in {saved}")
 
 
 def find_recipes(arguments: Sequence[str]) -> list[str]:
@@ -77,9 +119,13 @@ def find_recipes(arguments: Sequence[str]) -> list[str]:
     found = []
     for position, argument in enumerate(arguments):
         prefix, _, value = argument.rpartition("=")
-        is_config = prefix in ("--config", "-c") or (not prefix and position and arguments[position - 1] in ("--config", "-c"))
-        recipe = RECIPES / Path(value).name
-        if is_config and not Path(value).exists() and recipe.is_file():
+        option = prefix or (arguments[position - 1] if position else "")
+        is_config = option in ("--config", "-c")
+        path = Path(value)
+        recipe = RECIPES / path.name
+        # another folder is the user's own, where a missing file is a mistake
+        ours = path.parent in (Path("recipes"), Path()) and recipe.is_file()
+        if is_config and ours and not path.exists():
             argument = f"{prefix}={recipe}" if prefix else str(recipe)
         found.append(argument)
     return found
@@ -93,7 +139,7 @@ def list_recipes(arguments: Sequence[str]) -> None:
     """
     for path in sorted(RECIPES.glob("*.yaml")):
         first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        print(f"recipes/{path.name}: {first}")  # noqa: T201
+        print(f"recipes/{path.name}: {first}")
 
 
 def run_quickstart(arguments: Sequence[str]) -> None:
@@ -126,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         if not arguments or arguments[0] in ("-h", "--help"):
             for name, (_, description) in COMMANDS.items():
-                print(f"lightning-distilbert {name}: {description}")  # noqa: T201
+                print(f"lightning-distilbert {name}: {description}")
         sys.argv = [sys.argv[0], *find_recipes(arguments)]  # LightningCLI warns if it is given both
         DistillationCLI(
             DistillationModule,
@@ -135,8 +181,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # the module saves plain hyper-parameters itself
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "lightning-distilbert"},
+            parser_kwargs={"prog": "lightning-distilbert", "exit_on_error": False},
         )
-    except (DistillationError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    except USER_ERRORS as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -70,7 +70,9 @@ def label_names(config: Any) -> list[str] | None:
     return None if not names or all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
-def check_labels(student: Sequence[str] | None, teacher: Sequence[str] | None, teacher_name: str = "the teacher") -> None:
+def check_labels(
+    student: Sequence[str] | None, teacher: Sequence[str] | None, teacher_name: str = "the teacher"
+) -> None:
     """Refuse labels that the teacher has in another order: the student would learn to swap them.
 
     Args:
@@ -135,3 +137,25 @@ def check_not_student(student: nn.Module, teacher: nn.Module) -> None:
             "Teacher and student share parameters: they are the same model, or parts of one. Give the teacher its own "
             "copy, such as copy.deepcopy(model)."
         )
+
+
+def check_averaging(callbacks: Iterable[Any], remedy: str) -> None:
+    """Refuse a ``WeightAveraging`` callback that copied the weights before the projections existed.
+
+    It pairs its copy with the module by position, parameters first and then buffers: with parameters that came later,
+    it mixes up all that stands behind them.
+
+    Args:
+        callbacks: The callbacks that have copied the weights already, if they are of that class.
+        remedy: What to do.
+
+    Raises:
+        DistillationError: If there is one.
+    """
+    for callback in callbacks:
+        # by name: there is one such class in each Lightning package
+        if any(cls.__name__ == "WeightAveraging" for cls in type(callback).__mro__):
+            raise DistillationError(
+                f"{type(callback).__name__} copied the weights before the projections of the distillation objectives "
+                f"existed, and would average the wrong pairs: {remedy}."
+            )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lightning_distilbert.architectures import layers_of
 from lightning_distilbert.errors import DistillationError
@@ -63,9 +64,14 @@ class Distiller:
         self.progress = 0.0
 
     @property
+    def parts(self) -> list[Objective]:
+        """The objectives, typed as what they are."""
+        return cast(list[Objective], list(self.objectives))
+
+    @property
     def follows_progress(self) -> bool:
         """Whether anything here changes over training."""
-        values = [self.task_weight, *(value for objective in self.objectives for value in vars(objective).values())]
+        values = [self.task_weight, *(value for objective in self.parts for value in vars(objective).values())]
         return any(isinstance(value, Schedule) for value in values)
 
     def build(self, root: nn.Module) -> None:
@@ -79,7 +85,7 @@ class Distiller:
         """
         student = facts_of("the student", root, self.student, self.requires)
         teacher = facts_of(f"the teacher {self.teacher.name}", self.teacher.model, self.teacher.paths, self.requires)
-        for objective in self.objectives:
+        for objective in self.parts:
             objective.build(student, teacher)
 
     def watch(self, root: nn.Module, batch: Any = None) -> Taps:
@@ -109,7 +115,7 @@ class Distiller:
                 "Set max_epochs or max_steps."
             )
         self.progress = min(trainer.global_step / steps, 1.0)
-        for objective in self.objectives:
+        for objective in self.parts:
             objective.progress = self.progress
 
     def terms(self, records: Sequence[Record]) -> dict[str, Tensor]:
@@ -134,7 +140,7 @@ class Distiller:
         teachers = [self.teacher(record.inputs, self.requires, record.signals.mask) for record in records]
         return {
             name: objective.over_records(students, teachers)
-            for name, objective in zip(self.names, self.objectives, strict=True)
+            for name, objective in zip(self.names, self.parts, strict=True)
         }
 
     def total(self, task_loss: Tensor | None, records: Sequence[Record]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -151,11 +157,13 @@ class Distiller:
         """
         terms = self.terms(records)
         weighted = [
-            objective.current_weight() * terms[name] for name, objective in zip(self.names, self.objectives, strict=True)
+            objective.current_weight() * terms[name] for name, objective in zip(self.names, self.parts, strict=True)
         ]
         if task_loss is not None:
             weighted.insert(0, value_at(self.task_weight, self.progress) * task_loss)
-        return functools.reduce(operator.add, weighted), {f"distill/{name}": term.detach() for name, term in terms.items()}
+        return functools.reduce(operator.add, weighted), {
+            f"distill/{name}": term.detach() for name, term in terms.items()
+        }
 
 
 def unique_names(objectives: Sequence[Objective]) -> list[str]:
@@ -182,11 +190,19 @@ def facts_of(name: str, root: nn.Module, paths: Paths, requires: frozenset[str])
         root: The module under which the paths are resolved.
         paths: Where its signals come from.
         requires: The signals that are needed.
+
+    Raises:
+        DistillationError: If a path leads nowhere, or logits are needed of an encoder without a head.
     """
     sources = resolve_paths(root, paths, requires)
     body = next(sources[signal] for signal in ("hidden_states", "embedding", "logits") if signal in sources)
     facts = ModelFacts.of(name, getattr(body, "config", None))
     head = sources.get("logits")
+    if isinstance(head, PreTrainedModel) and head.base_model is head:
+        raise DistillationError(
+            f"The objectives compare logits, and {name} is a bare encoder ({type(head).__name__}) that gives none. Use "
+            "a model with a head, fine-tuned on this task, or objectives on hidden states or embeddings."
+        )
     head_config = getattr(head, "config", None)
     num_labels = getattr(head, "out_features", getattr(head_config, "num_labels", None))
     num_layers = len(layers_of(body)) if "hidden_states" in requires else facts.num_layers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,8 @@ class DistillationModule(LightningModule):
     def __init__(
         self,
         task: Task,
-        teacher: str | Path | Teacher | nn.Module | None = None,
+        # not str first: jsonargparse writes a union by its first type that fits, and a Teacher would become text
+        teacher: Teacher | str | Path | nn.Module | None = None,
         student: Student | str | Path | nn.Module | None = None,
         objectives: str | Objective | Sequence[Objective] = "default",
         task_weight: float | Schedule | None = None,
@@ -123,9 +124,9 @@ class DistillationModule(LightningModule):
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The names of the labels in the order of the head's outputs: the task's, else the student's, else the teacher's.
+        """The names of the labels in the order of the head's outputs, or None where nobody names them.
 
-        None where nobody names them. The teacher's are read from its config, without its weights.
+        They are the task's, else the student's, else the teacher's, which are read without loading its weights.
         """
         number = getattr(self.task, "num_labels", None)
         if self.task.labels or number is None:
@@ -143,7 +144,14 @@ class DistillationModule(LightningModule):
         Args:
             stage: The Trainer's stage; only ``"fit"`` needs the teacher.
         """
-        if stage != "fit" or self.distiller is None:
+        if stage != "fit":
+            return
+        if not self.automatic_optimization and type(self).training_step is DistillationModule.training_step:
+            raise DistillationError(
+                f"{type(self).__name__} sets automatic_optimization=False, and nothing would take the loss that its "
+                "training_step returns. Leave it True, or override training_step and optimize there."
+            )
+        if self.distiller is None:
             return
         teacher = self.distiller.teacher
         doctor.check_not_student(self.student, teacher.model)
@@ -154,7 +162,12 @@ class DistillationModule(LightningModule):
             doctor.check_vocabulary_sizes(getattr(self.student, "config", None), config, teacher.name)
         doctor.check_labels(self.labels, doctor.label_names(config), teacher.name)
         self._name_labels()
+        known, trainer = len(list(self.objectives.parameters())), cast(Any, self._trainer)
         self.distiller.build(self.student)
+        if trainer is not None and len(list(self.objectives.parameters())) != known:
+            doctor.check_averaging(
+                trainer.callbacks, "call module.setup('fit') before trainer.fit(module), which makes them"
+            )
 
     def _name_labels(self) -> None:
         """Write the labels into the student's config, so that they are saved with it."""
@@ -238,8 +251,8 @@ class DistillationModule(LightningModule):
             {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.hparams["weight_decay"]},
             {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
         ]
-        # the fused kernel does not let Lightning clip gradients under mixed precision
-        fused = not self.trainer.gradient_clip_val and self.device.type in ("cpu", "cuda")
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        fused = self.device.type in ("cpu", "cuda") and not (scaler and self.trainer.gradient_clip_val)
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], fused=fused)
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
@@ -251,6 +264,27 @@ class DistillationModule(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as Lightning does, but for a fused optimizer under bf16-mixed too.
+
+        Lightning refuses that pair for the sake of a gradient scaler, which only 16-mixed has; without the fused kernel
+        AdamW takes longer than the backward of a small student.
+
+        Args:
+            optimizer: The optimizer.
+            gradient_clip_val: The Trainer's.
+            gradient_clip_algorithm: The Trainer's, ``"norm"`` or ``"value"``.
+        """
+        precision = self.trainer.precision_plugin
+        if not gradient_clip_val or getattr(precision, "scaler", None) is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_algorithm == "value":
+            precision.clip_grad_by_value(optimizer, gradient_clip_val)
+        else:
+            precision.clip_grad_by_norm(optimizer, gradient_clip_val)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -264,7 +298,8 @@ class DistillationModule(LightningModule):
 
     def _log_metrics(self, split: str) -> None:
         metrics: Any = self.metrics[split]
-        scores = {f"{split}/{name}": value for name, value in metrics.compute().items()}
+        # some metrics answer an integer 0 where they are not defined
+        scores = {f"{split}/{name}": value.float() for name, value in metrics.compute().items()}
         self.log_dict({name: value for name, value in scores.items() if name != self.task.monitor})
         self.log_dict({name: value for name, value in scores.items() if name == self.task.monitor}, prog_bar=True)
         metrics.reset()

@@ -132,6 +132,11 @@ def from_config(value: Any) -> Any:
             return {key: from_config(item) for key, item in value.items()}
         cls = _find_class(str(value["class_path"]))
         init_args = {key: from_config(item) for key, item in (value.get("init_args") or {}).items()}
+        if init_args.get("trust_remote_code"):
+            raise DistillationError(
+                f"A stored {cls.__name__} asks for trust_remote_code=True, which would run code that came with it. If "
+                f"you trust it, pass the object yourself: {cls.__name__}(..., trust_remote_code=True)."
+            )
         try:
             inspect.signature(cls).bind(**init_args)
         except TypeError as error:

@@ -76,7 +76,9 @@ class Taps:
         if unknown := self.requires - set(SIGNAL_NAMES):
             raise DistillationError(f"Unknown signals {sorted(unknown)}: known are {list(SIGNAL_NAMES)}.")
         self.sources = resolve_paths(root, paths, self.requires)
-        self.anchor = next(self.sources[name] for name in ("hidden_states", "embedding", "logits") if name in self.sources)
+        self.anchor = next(
+            self.sources[name] for name in ("hidden_states", "embedding", "logits") if name in self.sources
+        )
 
     def __enter__(self) -> Taps:
         """Register the hooks."""
@@ -109,6 +111,7 @@ class Taps:
 
     def _before_anchor(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = completed(named_arguments(module, args, kwargs), self.batch)
+        self._open.clear()  # of a forward that failed, if the caller went on
         self._open.append(Record(inputs, Signals(mask=position_mask(inputs))))
 
     def _before_layer(self, index: int) -> Any:
@@ -131,8 +134,9 @@ class Taps:
 
     def _after_other(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            # a head runs after its encoder has returned, or inside the anchor while its record is open
-            record = self._open[-1] if self._open else self.records[-1] if self.records else None
+            # a head runs inside the anchor while its record is open, or later: then the first forward still without one
+            waiting = (record for record in self.records if getattr(record.signals, name) is None)
+            record = self._open[-1] if self._open else next(waiting, None)
             if record is not None:
                 setattr(record.signals, name, find_logits(output) if name == "logits" else find_embedding(output))
 
@@ -146,7 +150,9 @@ class Taps:
         if "logits" in self.requires and self.sources["logits"] is module:
             signals.logits = find_logits(output)
         if "embedding" in self.requires and self.sources["embedding"] is module:
-            signals.embedding = pool(layers[max(layers)], signals.mask, self.pooling) if layers else find_embedding(output)
+            signals.embedding = (
+                pool(layers[max(layers)], signals.mask, self.pooling) if layers else find_embedding(output)
+            )
         self.records.append(record)
 
 
@@ -261,7 +267,9 @@ def completed(inputs: dict[str, Any], batch: Any) -> dict[str, Any]:
 def _mapping_with(input_ids: Any, batch: Any) -> Mapping[str, Any] | None:
     if isinstance(batch, Mapping) and isinstance(input_ids, Tensor):
         ids = batch.get("input_ids")
-        if ids is input_ids or (isinstance(ids, Tensor) and ids.shape == input_ids.shape and torch.equal(ids, input_ids)):
+        if ids is input_ids or (
+            isinstance(ids, Tensor) and ids.shape == input_ids.shape and torch.equal(ids, input_ids)
+        ):
             return batch
     nested = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
     return next((found for item in nested if (found := _mapping_with(input_ids, item)) is not None), None)

@@ -27,7 +27,8 @@ class TextClassificationData(TextData):
         text: The column of the text, or the two columns of a pair.
         label: The column of the label; None for data without labels, which only distillation can learn from.
         labels: The names of the labels in the order of the head's outputs. None takes the task's or the teacher's, else
-            those that a `datasets` column brings, else the sorted names of the training split; whole numbers stay as they are.
+            those that a `datasets` column brings, else the sorted names of the training split; whole numbers stay as
+            they are.
         problem_type: ``"single_label_classification"``, ``"multi_label_classification"`` or ``"regression"``; None
             takes the task's, and the first where there is no task.
         tokenizer: A tokenizer, or a folder or hub name of one; None takes the module's.
@@ -139,7 +140,7 @@ class TextClassificationData(TextData):
         if self.labels and task_names and [*map(str.casefold, self.labels)] != [*map(str.casefold, task_names)]:
             raise DistillationError(
                 f"The data's labels {list(self.labels)} are not the task's, or in another order: {list(task_names)}. "
-                "These are named by the task, or by its teacher. Leave labels out of the data, or name them in this order."
+                "The task or its teacher names these. Leave labels out of the data, or name them in this order."
             )
         names = task_names or self.labels
         if not names:

@@ -8,12 +8,14 @@ import json
 import logging
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from lightning_distilbert._compat import Trainer, lightning_package
 from lightning_distilbert.data import RetrievalData
@@ -89,6 +91,7 @@ def make_trainer(epochs: int, output: Path) -> Trainer:
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        limit_val_batches=0,
         default_root_dir=output,
     )
 
@@ -238,9 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output, fresh = options.pop("output"), options.pop("fresh")
     settings = Settings(**options)
 
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    for name in ("pytorch_lightning", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quieten()
     file = output / "results.json"
     results = None if fresh else finished_run(file, settings)
     if results is None:
@@ -262,6 +263,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"\nThe student is in {output / 'student'}: AutoModel.from_pretrained and "
         "sentence_transformers.SentenceTransformer load it."
     )
+
+
+def quieten() -> None:
+    """Leave the screen to our own words and Lightning's progress bars."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec", category=Warning)
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
 
 
 def finished_run(file: Path, settings: Settings) -> dict[str, Any] | None:

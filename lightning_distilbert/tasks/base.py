@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -32,7 +32,7 @@ class Task(Spec):
 
     auto_class: ClassVar[str] = "AutoModel"
     default_objectives: ClassVar[str] = "distilbert"
-    pooling: str = "mean"
+    pooling: Literal["mean", "cls"] = "mean"
     labels: tuple[str, ...] | None = None
     monitor: str = "val/loss"
     mode: str = "min"

@@ -45,7 +45,7 @@ class Retrieval(Task):
             raise DistillationError(f"pooling={pooling!r}: it is 'mean' or 'cls'.")
         if temperature <= 0:
             raise DistillationError(f"temperature={temperature}: it must be above 0.")
-        self.pooling = pooling
+        self.pooling: Literal["mean", "cls"] = pooling
         self.normalize = normalize
         self.temperature = temperature
 

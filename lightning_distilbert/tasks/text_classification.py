@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -77,7 +78,7 @@ class TextClassification(Task):
         self.num_labels = num_labels
         self.labels = tuple(labels) if labels else None
         self.problem_type = problem_type
-        known = set(self.new_metrics().keys())
+        known = {str(name) for name in self.new_metrics()}
         if monitor is not None and monitor not in known:
             raise DistillationError(f"monitor={monitor!r}: for {problem_type} it is one of {sorted(known)}.")
         self.monitor = f"val/{monitor or BEST[problem_type]}"
@@ -95,17 +96,18 @@ class TextClassification(Task):
         return {"logits": call_model(model, batch).logits}
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor | None:
-        """Return the mean loss over rows that have labels; None if the batch carries none at all."""
+        """Return the mean loss over rows with a label and a token; None if the batch carries no labels at all."""
         labels = batch.get("labels")
         if labels is None:
             return None
         logits = outputs["logits"].float()
+        mask = batch.get("attention_mask")
+        rows = torch.ones_like(logits[:, 0], dtype=torch.bool) if mask is None else mask.bool().any(dim=-1)
         if self.problem_type == "single_label_classification":
-            known = labels != -100
+            known = rows & (labels != -100)
             return mean_or_zero(F.cross_entropy(logits[known], labels[known], reduction="none"), logits)
-        logits = logits.squeeze(-1) if self.problem_type == "regression" else logits
         labels = labels.to(logits.dtype).view_as(logits)
-        known = ~labels.isnan()
+        known = rows.unsqueeze(-1) & ~labels.isnan()
         if self.problem_type == "regression":
             return mean_or_zero(F.mse_loss(logits[known], labels[known], reduction="none"), logits)
         return mean_or_zero(F.binary_cross_entropy_with_logits(logits[known], labels[known], reduction="none"), logits)
@@ -122,23 +124,28 @@ class TextClassification(Task):
                 }
             )
         if self.problem_type == "multi_label_classification":
-            return MetricCollection(
-                {"f1": MultilabelF1Score(n, average="micro"), "map": MultilabelAveragePrecision(n)}
-            )
-        return MetricCollection({"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()})
+            return MetricCollection({"f1": MultilabelF1Score(n, average="micro"), "map": MultilabelAveragePrecision(n)})
+        with warnings.catch_warnings():
+            # ranks need all scores at once: a validation set of sentences is small enough for that
+            warnings.filterwarnings("ignore", "Metric `Spearman", UserWarning)
+            return MetricCollection({"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()})
 
     def update_metrics(self, metrics: Any, outputs: Outputs, batch: Batch) -> None:
         """Count the rows in that have labels."""
-        logits, labels = outputs["logits"].float(), batch["labels"]
+        labels = batch.get("labels")
+        if labels is None:
+            return
+        single = self.problem_type == "single_label_classification"
+        known = labels != -100 if single else ~labels.isnan().view(len(labels), -1).any(dim=-1)
+        if not known.any():  # torchmetrics takes no empty batch
+            return
+        logits, labels = outputs["logits"].float()[known], labels[known]
         if self.problem_type == "regression":
-            known = ~labels.isnan()
-            metrics.update(logits.squeeze(-1)[known], labels[known].float())
-        elif self.problem_type == "multi_label_classification":
-            known = ~labels.isnan().any(dim=-1)
-            metrics.update(logits[known].sigmoid(), labels[known].long())
+            metrics.update(logits.squeeze(-1), labels.float())
+        elif single:
+            metrics.update(logits, labels)
         else:
-            known = labels != -100
-            metrics.update(logits[known], labels[known])
+            metrics.update(logits.sigmoid(), labels.long())
 
     def decode(self, outputs: Outputs, labels: Sequence[str] | None = None) -> list[Any]:
         """Return label and probability, all labels above one half with theirs, or the score."""
@@ -152,6 +159,4 @@ class TextClassification(Task):
                 for row in logits.sigmoid().tolist()
             ]
         scores, indices = torch.softmax(logits, dim=-1).max(dim=-1)
-        return [
-            {"label": names[i], "score": score} for i, score in zip(indices.tolist(), scores.tolist(), strict=True)
-        ]
+        return [{"label": names[i], "score": score} for i, score in zip(indices.tolist(), scores.tolist(), strict=True)]

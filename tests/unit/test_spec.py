@@ -156,3 +156,11 @@ def test_a_module_that_nobody_imported_is_not_imported(tmp_path, monkeypatch):
 def test_arguments_that_the_class_does_not_take_are_refused():
     with pytest.raises(DistillationError, match=r"Linear cannot be built from \{'start': 0\}: .*'end'"):
         from_config({"class_path": "lightning_distilbert.schedules.Linear", "init_args": {"start": 0}})
+
+
+def test_stored_config_cannot_ask_for_remote_code():
+    config = {"class_path": "lightning_distilbert.student.Student", "init_args": {"source": "x"}}
+    assert from_config(config).source == "x"
+    config["init_args"]["trust_remote_code"] = True
+    with pytest.raises(DistillationError, match=r"stored Student asks for trust_remote_code=True.*Student\(\.\.\., trust"):
+        from_config(config)

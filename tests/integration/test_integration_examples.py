@@ -1,0 +1,83 @@
+"""Every file of examples/ runs on a tiny teacher and tiny data."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, tiny_teacher_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty working folder but for a teacher and its data."""
+    (tmp_path / "teacher").symlink_to(tiny_teacher_dir)
+    (tmp_path / "data").mkdir()
+    for split, count in (("train", 16), ("dev", 8)):
+        lines = [f"the {'great' if i % 2 else 'dull'} movie is number {i}\t{i % 2}" for i in range(count)]
+        (tmp_path / "data" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_python(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [name, "--teacher", "teacher", "--data", "data", "--max_epochs", "1"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def check_student(folder: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert (model.config.model_type, model.config.num_hidden_layers) == ("distilbert", 2)
+
+
+def test_module(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    run_python("01_module.py", monkeypatch)
+    assert "val/accuracy 0." in capsys.readouterr().out
+    check_student(workplace / "student")
+
+
+def test_callback(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    run_python("02_callback.py", monkeypatch)
+    out = capsys.readouterr().out
+    for name in ("Classifier", "EncoderAndHead"):
+        (line,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
+        assert "distill/soft_targets" in line
+        assert "distill/hidden_states" in line
+
+
+def test_recipe(workplace: Path):
+    # the command that an installed package has
+    (workplace / "bin").mkdir()
+    command = workplace / "bin" / "lightning-distilbert"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -W ignore -m lightning_distilbert.cli "$@"\n')
+    command.chmod(0o755)
+    environment = os.environ | {
+        "PATH": os.pathsep.join([str(command.parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(EXAMPLES.parent),
+        "TEACHER": "teacher",
+        "DATA": "data",
+    }
+    done = subprocess.run(
+        ["bash", EXAMPLES / "03_recipe.sh", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"],
+        env=environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    check_student(workplace / "student")
+
+
+def test_subclass(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    run_python("04_subclass.py", monkeypatch)
+    assert "reloaded with smoothing=0.1, val/accuracy 0." in capsys.readouterr().out
+
+
+def test_no_example_is_left_out():
+    here = Path(__file__).read_text(encoding="utf-8")
+    files = [path.name for path in EXAMPLES.iterdir() if path.is_file()]
+    assert [name for name in files if f'"{name}"' not in here] == []

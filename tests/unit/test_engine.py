@@ -1,0 +1,201 @@
+"""The engine: which terms, with which weights, at which progress, on which records."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+from lightning_distilbert.engine import Distiller, facts_of, unique_names
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.objectives import HiddenStates, SentenceEmbedding, Similarity, SoftTargets
+from lightning_distilbert.schedules import Linear
+from lightning_distilbert.teacher import Teacher
+
+
+def bert(seed=0, width=16, layers=2, head=True, **changes):
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=16,
+        initializer_range=0.2,
+        num_labels=3,
+        **changes,
+    )
+    return (BertForSequenceClassification if head else BertModel)(config).eval()
+
+
+def inputs(seed=0, rows=3):
+    ids = torch.randint(5, 40, (rows, 5), generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def run(distiller, student, *batches):
+    with distiller.watch(student) as taps:
+        for batch in batches:
+            student(**batch)
+    return taps.records
+
+
+def trainer(step, steps):
+    return SimpleNamespace(global_step=step, estimated_stepping_batches=steps)
+
+
+# -- the sum -----------------------------------------------------------------------------------------------------------
+
+
+def test_total_is_the_weighted_sum_of_task_and_terms():
+    student, model = bert(1), bert(2)
+    objectives = [SoftTargets(temperature=1.0, weight=2.0), HiddenStates(metric="mse", weight=0.5)]
+    distiller = Distiller(Teacher(model), objectives, task_weight=3.0)
+    distiller.build(student)
+    loss, logs = distiller.total(torch.tensor(7.0), run(distiller, student, inputs()))
+    ours, theirs = (m(**inputs(), output_hidden_states=True) for m in (student, model))
+    soft = F.kl_div(ours.logits.log_softmax(-1), theirs.logits.softmax(-1), reduction="batchmean")
+    hidden = F.mse_loss(ours.hidden_states[-1], theirs.hidden_states[-1])
+    torch.testing.assert_close(logs["distill/soft_targets"], soft.detach())
+    torch.testing.assert_close(logs["distill/hidden_states"], hidden.detach())
+    torch.testing.assert_close(loss, 3 * 7 + 2 * soft + 0.5 * hidden)
+    assert loss.requires_grad
+    assert not any(value.requires_grad for value in logs.values())
+
+
+def test_without_a_task_loss_the_terms_stand_alone():
+    student = bert(1)
+    distiller = Distiller(Teacher(bert(2)), [SoftTargets(weight=2.0)], task_weight=3.0)
+    distiller.build(student)
+    loss, logs = distiller.total(None, run(distiller, student, inputs()))
+    torch.testing.assert_close(loss, 2 * logs["distill/soft_targets"])
+
+
+def test_several_forwards_are_each_compared_with_a_teacher_call():
+    student, model = bert(1), bert(2)
+    distiller = Distiller(Teacher(model), [SoftTargets(temperature=1.0)])
+    distiller.build(student)
+    terms = distiller.terms(run(distiller, student, inputs(0), inputs(1)))
+    expected = [
+        F.kl_div(student(**batch).logits.log_softmax(-1), model(**batch).logits.softmax(-1), reduction="batchmean")
+        for batch in (inputs(0), inputs(1))
+    ]
+    torch.testing.assert_close(terms["soft_targets"], torch.stack(expected).mean())
+
+
+def test_the_pooling_of_the_student_is_an_option():
+    values = []
+    for pooling in ("mean", "cls"):
+        student = bert(1)
+        distiller = Distiller(Teacher(bert(2)), [SentenceEmbedding()], pooling=pooling)
+        distiller.build(student)
+        values.append(distiller.terms(run(distiller, student, inputs()))["sentence_embedding"].item())
+    assert values[0] != pytest.approx(values[1], rel=1e-3)
+
+
+def test_no_student_forward_is_an_error():
+    distiller = Distiller(Teacher(bert(2)), [SoftTargets()], student="model")
+    with pytest.raises(DistillationError, match="student at 'model' was not run in this training step"):
+        distiller.total(torch.tensor(1.0), [])
+
+
+def test_only_the_required_signals_are_asked_for():
+    assert Distiller(Teacher(bert()), [SoftTargets(), Similarity()]).requires == {"logits", "embedding"}
+    assert Distiller(Teacher(bert()), [HiddenStates()]).requires == {"hidden_states"}
+
+
+def test_names_are_numbered_from_the_second_of_a_kind():
+    assert unique_names([SoftTargets(), HiddenStates(), SoftTargets(), SoftTargets()]) == [
+        "soft_targets",
+        "hidden_states",
+        "soft_targets_2",
+        "soft_targets_3",
+    ]
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def test_schedules_follow_the_optimizer_steps():
+    student = bert(1)
+    objective = SoftTargets(temperature=Linear(4.0, 1.0), weight=Linear(0.0, 2.0))
+    distiller = Distiller(Teacher(bert(2)), [objective], task_weight=Linear(1.0, 0.0))
+    distiller.build(student)
+    records = run(distiller, student, inputs())
+    for step, progress in ((0, 0.0), (5, 0.5), (10, 1.0), (12, 1.0)):
+        distiller.set_progress(trainer(step, 10))
+        assert distiller.progress == objective.progress == progress
+        loss, logs = distiller.total(torch.tensor(10.0), records)
+        torch.testing.assert_close(loss, 10 * (1 - progress) + 2 * progress * logs["distill/soft_targets"])
+    assert logs["distill/soft_targets"] > 0
+
+
+@pytest.mark.parametrize("steps", [float("inf"), -1, 0])
+def test_a_schedule_needs_an_end_of_training(steps):
+    distiller = Distiller(Teacher(bert()), [SoftTargets(weight=Linear(1.0, 0.0))])
+    with pytest.raises(DistillationError, match=rf"plans {steps} optimizer steps"):
+        distiller.set_progress(trainer(0, steps))
+
+
+def test_without_schedules_the_end_of_training_is_not_asked_for():
+    distiller = Distiller(Teacher(bert()), [SoftTargets()])
+    assert not distiller.follows_progress
+    distiller.set_progress(object())
+    assert distiller.progress == 0.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weight": Linear(1.0, 0.0)}, {"temperature": Linear(2.0, 1.0)}],
+)
+def test_any_schedule_in_an_objective_is_followed(options):
+    assert Distiller(Teacher(bert()), [HiddenStates(), SoftTargets(**options)]).follows_progress
+
+
+# -- facts -------------------------------------------------------------------------------------------------------------
+
+
+def test_facts_come_from_the_config_and_the_layers():
+    facts = facts_of("it", bert(layers=3, problem_type="regression"), "", frozenset({"logits", "hidden_states"}))
+    assert (facts.name, facts.num_layers, facts.hidden_size) == ("it", 3, 16)
+    assert (facts.num_labels, facts.problem_type) == (3, "regression")
+
+
+def test_facts_of_an_encoder_and_a_head_that_are_apart():
+    root = nn.ModuleDict({"encoder": bert(head=False), "head": nn.Linear(16, 5)})
+    paths = {"hidden_states": "encoder", "logits": "head"}
+    facts = facts_of("it", root, paths, frozenset({"hidden_states", "logits"}))
+    assert (facts.num_layers, facts.hidden_size, facts.num_labels, facts.problem_type) == (2, 16, 5, None)
+
+
+def test_build_makes_the_projections_that_the_widths_ask_for():
+    student = bert(1, width=8)
+    distiller = Distiller(Teacher(bert(2)), [HiddenStates(), SentenceEmbedding()])
+    distiller.build(student)
+    shapes = [tuple(p.shape) for p in distiller.objectives.parameters()]
+    assert shapes == [(16, 8), (16,), (16, 8), (16,)]
+    before = [id(p) for p in distiller.objectives.parameters()]
+    distiller.build(student)
+    assert [id(p) for p in distiller.objectives.parameters()] == before
+
+
+def test_build_checks_the_pair():
+    student = bert(1)
+    student.config.num_labels = 4
+    with pytest.raises(
+        DistillationError, match="the student has 4 labels and the teacher BertForSequenceClassification has 3"
+    ):
+        Distiller(Teacher(bert(2)), [SoftTargets()]).build(student)
+
+
+@pytest.mark.parametrize("bare", ["student", "teacher"])
+def test_a_bare_encoder_has_no_logits_to_compare(bare):
+    student, model = bert(1, head=bare != "student"), bert(2, head=bare != "teacher")
+    with pytest.raises(DistillationError, match=rf"the {bare}.* is a bare encoder \(BertModel\) that gives none"):
+        Distiller(Teacher(model), [SoftTargets()]).build(student)
+    Distiller(Teacher(model), [HiddenStates()]).build(student)

@@ -1,0 +1,338 @@
+"""Taps see what ``output_hidden_states=True`` shows, once per forward, and leave no hook behind."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.functional import pool
+from lightning_distilbert.taps import (
+    Taps,
+    completed,
+    find_embedding,
+    find_logits,
+    find_student,
+    named_arguments,
+    position_mask,
+    resolve_paths,
+)
+
+COMMON = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+    "initializer_range": 0.1,
+    "pad_token_id": 0,
+    "num_labels": 3,
+}
+KINDS = {
+    "bert": {},
+    "roberta": {},
+    "electra": {"embedding_size": 8},
+    "mpnet": {},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+    "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 4, "cls_token_id": 1, "sep_token_id": 2},
+    "distilbert": {"dim": 16, "hidden_dim": 24, "n_layers": 3, "n_heads": 2},
+}
+EVERYTHING = {"logits", "hidden_states", "embedding"}
+
+
+def make(kind, auto=AutoModelForSequenceClassification):
+    torch.manual_seed(0)
+    values = KINDS[kind] | {
+        name: COMMON[name] for name in ("vocab_size", "max_position_embeddings", "initializer_range")
+    }
+    values |= {"pad_token_id": 0, "num_labels": 3} | ({} if kind == "distilbert" else COMMON)
+    return auto.from_config(CONFIG_MAPPING[kind](**values | KINDS[kind])).eval()
+
+
+def make_inputs(seed=0, rows=2, length=6):
+    ids = torch.randint(5, 40, (rows, length), generator=torch.Generator().manual_seed(seed))
+    mask = torch.ones_like(ids)
+    mask[0, 4:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def tiny_bert(**changes):
+    torch.manual_seed(0)
+    return BertModel(BertConfig(**COMMON | changes), add_pooling_layer=False).eval()
+
+
+# -- what is captured --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("headless", [False, True])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_signals_equal_what_transformers_returns(kind, headless):
+    model, inputs = make(kind, AutoModel if headless else AutoModelForSequenceClassification), make_inputs()
+    requires = EVERYTHING - ({"logits"} if headless else set())
+    with Taps(model, "", requires) as taps:
+        model(**inputs)
+    expected = model(**inputs, output_hidden_states=True)
+    (record,) = taps.records
+    signals = record.signals
+    assert len(signals.hidden_states) == len(expected.hidden_states) == 4
+    for found, wanted in zip(signals.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(signals.embedding, pool(expected.hidden_states[-1], inputs["attention_mask"]))
+    assert torch.equal(signals.mask, inputs["attention_mask"].bool())
+    if headless:
+        assert signals.logits is None
+    else:
+        torch.testing.assert_close(signals.logits, expected.logits)
+
+
+def test_only_what_is_required_is_captured():
+    model = make("bert")
+    for name in EVERYTHING:
+        with Taps(model, "", {name}) as taps:
+            model(**make_inputs())
+        signals = taps.records[0].signals
+        assert {other for other in EVERYTHING if getattr(signals, other) is not None} == {name}
+
+
+def test_the_gradient_flows_through_every_captured_tensor():
+    model = make("distilbert")
+    with Taps(model, "", EVERYTHING) as taps:
+        model(**make_inputs())
+    signals = taps.records[0].signals
+    for tensor in (signals.logits, signals.embedding, *signals.hidden_states):
+        model.zero_grad()
+        tensor.square().sum().backward(retain_graph=True)
+        assert model.distilbert.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+
+
+def test_pooling_is_an_option():
+    model, inputs = tiny_bert(), make_inputs()
+    embeddings = []
+    for pooling in ("mean", "cls"):
+        with Taps(model, "", {"embedding"}, pooling) as taps:
+            hidden = model(**inputs).last_hidden_state
+        embeddings.append(taps.records[0].signals.embedding)
+    torch.testing.assert_close(embeddings[0], pool(hidden, inputs["attention_mask"]))
+    torch.testing.assert_close(embeddings[1], hidden[:, 0])
+
+
+def test_a_plain_torch_encoder_gives_hidden_states():
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True),
+        2,
+        nn.LayerNorm(8),
+        enable_nested_tensor=False,
+    ).eval()
+    with Taps(nn.ModuleDict({"encoder": encoder}), "encoder", {"hidden_states"}) as taps:
+        output = encoder(values := torch.randn(2, 3, 8))
+    states = taps.records[0].signals.hidden_states
+    assert len(states) == 3
+    assert torch.equal(states[0], values)
+    # the norm after the last layer belongs to the last hidden state
+    assert torch.equal(states[2], output)
+    assert taps.records[0].signals.mask is None
+
+
+def test_embeddings_come_from_a_module_that_pools_by_itself():
+    class Pooled(nn.Module):
+        def forward(self, values):
+            return {"sentence_embedding": values.mean(dim=1)}
+
+    model = Pooled()
+    with Taps(model, "", {"embedding"}) as taps:
+        model(values := torch.randn(2, 3, 4))
+    assert torch.equal(taps.records[0].signals.embedding, values.mean(dim=1))
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_record_per_forward_in_order_with_its_inputs():
+    model = tiny_bert()
+    inputs = [make_inputs(seed) for seed in range(3)]
+    with Taps(model, "", {"embedding"}) as taps:
+        for item in inputs:
+            model(item["input_ids"], attention_mask=item["attention_mask"])  # positional and by name
+    assert len(taps.records) == 3
+    for record, item in zip(taps.records, inputs, strict=True):
+        assert torch.equal(record.inputs["input_ids"], item["input_ids"])
+        assert torch.equal(record.inputs["attention_mask"], item["attention_mask"])
+        assert torch.equal(record.signals.embedding, pool(model(**item).last_hidden_state, item["attention_mask"]))
+
+
+class Apart(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.head = tiny_bert(), nn.Linear(16, 3)
+
+    def vector(self, inputs):
+        return self.encoder(**inputs).last_hidden_state[:, 0]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_heads_that_are_apart_are_matched_with_their_forwards(together):
+    model = Apart()
+    first, second = make_inputs(1), make_inputs(2)
+    with Taps(model, {"hidden_states": "encoder", "logits": "head"}, {"hidden_states", "logits"}) as taps:
+        if together:
+            vectors = [model.vector(first), model.vector(second)]
+            expected = [model.head(vector) for vector in vectors]
+        else:
+            expected = [model.head(model.vector(first)), model.head(model.vector(second))]
+    assert [torch.equal(r.signals.logits, e) for r, e in zip(taps.records, expected, strict=True)] == [True, True]
+    assert not torch.equal(*expected)
+
+
+def test_a_forward_whose_head_did_not_run_has_no_logits():
+    model = Apart()
+    with Taps(model, {"hidden_states": "encoder", "logits": "head"}, {"hidden_states", "logits"}) as taps:
+        model.head(model.vector(make_inputs(1)))
+        model.vector(make_inputs(2))
+    assert [record.signals.logits is None for record in taps.records] == [False, True]
+
+
+def test_a_head_alone_takes_its_inputs_from_the_batch():
+    model, inputs = Apart(), make_inputs()
+    with Taps(model, {"logits": "head"}, {"logits"}, batch=inputs) as taps:
+        logits = model.head(model.vector(inputs))
+    (record,) = taps.records
+    assert record.signals.logits is logits
+    assert record.inputs["input_ids"] is inputs["input_ids"]
+    assert torch.equal(record.signals.mask, inputs["attention_mask"].bool())
+
+
+def hooks_of(module):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+
+
+def test_hooks_exist_within_the_block_only_even_if_it_fails():
+    model = make("bert")
+    with Taps(model, "", EVERYTHING):
+        assert hooks_of(model) > 0
+    assert hooks_of(model) == 0
+    with pytest.raises(KeyError), Taps(model, "", EVERYTHING):
+        raise KeyError
+    assert hooks_of(model) == 0
+
+
+def test_a_forward_that_fails_leaves_no_record_and_no_trace_in_the_next():
+    model = Apart()
+    paths = {"hidden_states": "encoder", "logits": "head"}
+    with Taps(model, paths, {"hidden_states", "logits"}) as taps:
+        with pytest.raises(AttributeError):
+            model.encoder(input_ids="text")
+        assert taps.records == []
+        logits = model.head(model.vector(make_inputs()))
+    (record,) = taps.records
+    assert record.signals.logits is logits
+
+
+def test_a_block_entered_again_starts_anew():
+    model = tiny_bert()
+    taps = Taps(model, "", {"hidden_states"})
+    for _ in range(2):
+        with taps:
+            model(**make_inputs())
+        assert len(taps.records) == 1
+
+
+def test_a_deep_copy_made_after_the_block_is_clean():
+    model = tiny_bert()
+    with Taps(model, "", {"hidden_states"}):
+        model(**make_inputs())
+    assert hooks_of(copy.deepcopy(model)) == 0
+
+
+# -- paths -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_only_transformers_model_is_found():
+    root = nn.ModuleDict({"metric": nn.Linear(1, 1), "net": nn.ModuleDict({"model": make("bert")})})
+    assert find_student(root) == "net.model"
+    assert find_student(make("bert")) == ""
+
+
+def test_no_model_or_several_are_reported_with_what_there_is():
+    with pytest.raises(DistillationError, match=r"holds 0 transformers models\. .*children are \['layer'\]"):
+        find_student(nn.ModuleDict({"layer": nn.Linear(1, 1)}))
+    # a path that merely begins like another one is a model of its own
+    with pytest.raises(DistillationError, match=r"at \['model', 'model2'\]"):
+        find_student(nn.ModuleDict({"model": tiny_bert(), "model2": tiny_bert()}))
+
+
+def test_paths_are_checked():
+    root = nn.ModuleDict({"encoder": nn.Linear(1, 1)})
+    assert resolve_paths(root, "encoder", frozenset({"logits", "embedding"})) == dict.fromkeys(
+        ["logits", "embedding"], root["encoder"]
+    )
+    with pytest.raises(DistillationError, match=r"no module at the path 'model' .*\['encoder'\]"):
+        resolve_paths(root, "model", frozenset({"logits"}))
+    with pytest.raises(DistillationError, match=r"no path is given for \['logits'\]"):
+        resolve_paths(root, {"hidden_states": "encoder"}, frozenset({"logits"}))
+    with pytest.raises(DistillationError, match=r"Unknown signals \['attention'\]"):
+        Taps(root, "encoder", {"attention"})
+
+
+# -- inputs and outputs ------------------------------------------------------------------------------------------------
+
+
+def test_arguments_get_their_names():
+    class Model(nn.Module):
+        def forward(self, ids, mask=None, *rest, flag=False, **others):
+            return ids
+
+    assert named_arguments(Model(), (1, 2, 3), {"flag": True, "extra": 4}) == {
+        "ids": 1,
+        "mask": 2,
+        "flag": True,
+        "extra": 4,
+    }
+    batch = {"input_ids": 5}
+    assert named_arguments(nn.Identity(), (batch,), {}) == {"input": batch, "input_ids": 5}
+
+
+def test_inputs_are_completed_from_the_mapping_that_holds_the_same_tokens():
+    ids, other = torch.tensor([[1, 2]]), torch.tensor([[3, 4]])
+    types, mask = torch.tensor([[0, 1]]), torch.tensor([[1, 1]])
+    sides = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
+    for batch in (sides, {"a": {"input_ids": other}, "b": sides}, [({"input_ids": other}, 1), (sides, 2)]):
+        found = completed({"input_ids": ids.clone(), "attention_mask": None}, batch)
+        assert found["token_type_ids"] is types
+        assert found["attention_mask"] is mask
+    own = torch.tensor([[1, 0]])
+    assert completed({"input_ids": ids, "attention_mask": own}, sides)["attention_mask"] is own
+    # other tokens than the batch holds: nothing in it belongs to them
+    assert set(completed({"input_ids": other}, sides)) == {"input_ids"}
+    assert set(completed({"inputs_embeds": other}, sides)) == {"inputs_embeds"}
+    assert completed({"tokens": other}, {"labels": 1, "input_ids": ids})["input_ids"] is ids
+    assert completed({"tokens": 1}, None) == {"tokens": 1}
+
+
+def test_a_mask_of_another_shape_is_refused():
+    assert position_mask({}) is None
+    assert position_mask({"attention_mask": torch.tensor([[1, 0]])}).tolist() == [[True, False]]
+    with pytest.raises(DistillationError, match=r"shape \(2, 1, 3, 3\)"):
+        position_mask({"attention_mask": torch.zeros(2, 1, 3, 3)})
+
+
+def test_logits_and_embeddings_are_found_in_what_models_return():
+    logits = torch.zeros(2, 3)
+    model = make("bert")
+    assert find_logits(logits) is logits
+    assert find_logits({"logits": logits}) is logits
+    assert find_logits((torch.tensor(0.5), logits)) is logits  # the loss stands first
+    assert find_logits(model(**make_inputs())).shape == (2, 3)
+    assert find_embedding(logits) is logits
+    for nothing in (torch.tensor(0.5), {"scores": logits}, (), None, model.bert(**make_inputs())):
+        with pytest.raises(DistillationError, match="No logits in the output"):
+            find_logits(nothing)
+    for nothing in (torch.zeros(2, 3, 4), {"embedding": logits}, None):
+        with pytest.raises(DistillationError, match="No sentence embedding in the output"):
+            find_embedding(nothing)

@@ -1,0 +1,249 @@
+"""The teacher: loaded whole or refused, frozen, in eval mode, and told what its architecture takes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertForSequenceClassification, BertModel, DistilBertConfig, DistilBertModel
+
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.functional import pool
+from lightning_distilbert.teacher import Teacher, declared_pooling, load_trained
+
+
+@pytest.fixture
+def folder(tiny_teacher_dir, tmp_path):
+    """A copy of the tiny teacher's folder that a test may spoil."""
+    return shutil.copytree(tiny_teacher_dir, tmp_path / "teacher")
+
+
+def change_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def inputs():
+    ids = torch.randint(5, 100, (2, 6), generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.tensor([[0, 0, 0, 1, 1, 1]] * 2)}
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_loaded_with_the_architecture_that_it_names(tiny_teacher_dir, tiny_bert_dir):
+    teacher = Teacher(tiny_teacher_dir)
+    assert isinstance(teacher.model, BertForSequenceClassification)
+    assert teacher.model is teacher.model
+    assert teacher.name == str(tiny_teacher_dir)
+    assert type(Teacher(str(tiny_bert_dir)).model) is BertModel
+    expected = BertForSequenceClassification.from_pretrained(tiny_teacher_dir).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in teacher.model.state_dict().items())
+
+
+def test_a_folder_is_loaded_only_when_it_is_needed(tmp_path):
+    teacher = Teacher(tmp_path / "missing")
+    with pytest.raises(DistillationError, match=r"missing' cannot be loaded: there is no such folder\. Give a folder"):
+        _ = teacher.model
+
+
+@pytest.mark.parametrize("name", ["./missing", "~/missing", "a/b/c"])
+def test_what_cannot_be_a_hub_name_is_a_missing_folder(name):
+    with pytest.raises(DistillationError, match="no such folder"):
+        load_trained(name)
+
+
+def test_a_hub_name_that_is_not_at_hand_is_reported():
+    with pytest.raises(DistillationError, match=r"'nobody/nothing' cannot be loaded: .* or a hub name"):
+        load_trained("nobody/nothing")
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DistillationError, match=r"cannot be loaded: .*no file named model\.safetensors"):
+        load_trained(str(folder))
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path):
+    with pytest.raises(DistillationError, match=r"cannot be loaded: Unrecognized model"):
+        load_trained(str(tmp_path))
+
+
+def test_damaged_weights_are_refused(folder):
+    (folder / "model.safetensors").write_bytes(b"half a download")
+    with pytest.raises(DistillationError, match="cannot be loaded: Error while deserializing header"):
+        load_trained(str(folder))
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    change_config(folder, intermediate_size=48)
+    with pytest.raises(DistillationError, match=r"cannot be loaded: .*mismatched"):
+        load_trained(str(folder))
+
+
+def test_a_pretrained_model_without_trained_head_is_refused(tiny_bert_dir, tmp_path):
+    folder = shutil.copytree(tiny_bert_dir, tmp_path / "pretrained")
+    change_config(folder, architectures=["BertForSequenceClassification"])
+    with pytest.raises(
+        DistillationError, match=r"no weights for 2 parameters, .* 'classifier\.bias': they would be random"
+    ):
+        load_trained(str(folder))
+
+
+def test_an_encoder_without_pooler_is_whole(tiny_bert_dir, tmp_path):
+    BertModel.from_pretrained(tiny_bert_dir, add_pooling_layer=False).save_pretrained(tmp_path)
+    assert type(load_trained(str(tmp_path))) is BertModel
+
+
+def test_an_encoder_with_a_missing_layer_is_not(folder):
+    change_config(folder, num_hidden_layers=5)
+    with pytest.raises(DistillationError, match=r"no weights for 16 parameters, among them 'bert\.encoder\.layer\.4"):
+        load_trained(str(folder))
+
+
+def test_dtype_is_checked_and_applied(tiny_teacher_dir):
+    assert next(Teacher(tiny_teacher_dir).model.parameters()).dtype == torch.float32
+    assert next(Teacher(tiny_teacher_dir, dtype="bfloat16").model.parameters()).dtype == torch.bfloat16
+    for wrong in ("bf16", "nn", "Tensor"):
+        with pytest.raises(DistillationError, match=f"dtype='{wrong}' is no torch type"):
+            Teacher(tiny_teacher_dir, dtype=wrong)
+
+
+# -- pooling -----------------------------------------------------------------------------------------------------------
+
+
+def declare(folder, **values):
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, **values}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": "mean"}, "mean"),
+    ],
+)
+def test_the_declared_pooling_is_used_unless_another_is_given(folder, values, expected):
+    declare(folder, **values)
+    teacher, other = Teacher(folder), {"mean": "cls", "cls": "mean"}[expected]
+    assert teacher.pooling == expected
+    assert Teacher(folder, pooling=other).pooling == other
+    hidden = teacher.model.bert(**inputs()).last_hidden_state
+    for asked in (teacher, Teacher(folder, pooling=other)):
+        found = asked(inputs(), {"embedding"}).embedding
+        torch.testing.assert_close(found, pool(hidden, inputs()["attention_mask"], asked.pooling))
+
+
+def test_without_a_declaration_the_mean_is_taken(tiny_bert_dir):
+    assert declared_pooling(tiny_bert_dir) is None
+    assert declared_pooling(nn.Linear(1, 1)) is None
+    assert Teacher(tiny_bert_dir).pooling == "mean"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": False},
+        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},  # both, concatenated
+        {"pooling_mode": "lasttoken"},
+    ],
+)
+def test_any_other_declared_pooling_is_refused(folder, values):
+    with pytest.raises(DistillationError, match="neither mean nor cls"):
+        declared_pooling(declare(folder, **values))
+
+
+# -- calls -------------------------------------------------------------------------------------------------------------
+
+
+def test_signals_equal_the_model_called_alone_and_have_no_graph(tiny_teacher_dir):
+    teacher = Teacher(tiny_teacher_dir)
+    signals = teacher(inputs(), {"logits", "hidden_states"})
+    alone = BertForSequenceClassification.from_pretrained(tiny_teacher_dir)(**inputs(), output_hidden_states=True)
+    torch.testing.assert_close(signals.logits, alone.logits)
+    assert len(signals.hidden_states) == 5
+    for found, expected in zip(signals.hidden_states, alone.hidden_states, strict=True):
+        torch.testing.assert_close(found, expected)
+        assert not found.requires_grad
+    assert signals.embedding is None
+    assert not signals.logits.is_inference()  # it meets the student's graph
+
+
+def test_inputs_that_the_architecture_does_not_take_are_left_out():
+    torch.manual_seed(0)
+    model = DistilBertModel(DistilBertConfig(vocab_size=100, dim=16, hidden_dim=16, n_layers=1, n_heads=1))
+    given = {**inputs(), "labels": torch.zeros(2), "return_dict": False}
+    signals = Teacher(model)(given, {"embedding"})
+    hidden = model(inputs()["input_ids"], inputs()["attention_mask"]).last_hidden_state
+    torch.testing.assert_close(signals.embedding, pool(hidden, inputs()["attention_mask"]))
+
+
+def test_a_mask_that_the_inputs_do_not_hold_is_taken_from_the_caller():
+    mask = torch.tensor([[True, False]])
+    teacher = Teacher(nn.Linear(3, 2))
+    assert teacher({"input": torch.zeros(1, 3)}, {"logits"}).mask is None
+    assert teacher({"input": torch.zeros(1, 3)}, {"logits"}, mask).mask is mask
+
+
+def test_a_module_is_frozen_in_place_and_in_eval_at_every_call():
+    seen = []
+
+    class Model(nn.Linear):
+        def forward(self, values):
+            seen.append((self.training, torch.is_grad_enabled()))
+            return super().forward(values)
+
+    model = Model(3, 2).train()
+    teacher = Teacher(model)
+    assert teacher.name == "Model"
+    for _ in range(2):
+        assert not teacher({"values": torch.zeros(1, 3)}, {"logits"}).logits.requires_grad
+        model.train()
+    assert seen == [(False, False)] * 2
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_module_whose_signals_come_from_several_places():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, values):
+            return {"score": self.head(self.body(values))}
+
+    model = Model()
+    signals = Teacher(model, paths={"embedding": "body", "logits": "head"})
+    signals = signals({"values": torch.ones(2, 3)}, {"embedding", "logits"})
+    torch.testing.assert_close(signals.embedding, model.body(torch.ones(2, 3)))
+    torch.testing.assert_close(signals.logits, model.head(model.body(torch.ones(2, 3))))
+
+
+# -- copies ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_deep_copy_is_the_teacher_itself(tiny_teacher_dir):
+    teacher = Teacher(tiny_teacher_dir)
+    assert copy.deepcopy({"held": [teacher]})["held"][0] is teacher
+
+
+def test_a_pickle_holds_no_loaded_weights_and_loads_them_again(tiny_teacher_dir):
+    teacher = Teacher(tiny_teacher_dir, pooling="cls", dtype="bfloat16")
+    weight = teacher.model.classifier.weight
+    data = pickle.dumps(teacher)
+    assert len(data) < 2000
+    again = pickle.loads(data)
+    assert torch.equal(again.model.classifier.weight, weight)
+    assert not again.model.classifier.weight.requires_grad
+    assert again.pooling == "cls"
+    assert repr(again) == f"Teacher({str(tiny_teacher_dir)!r})"
