@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lightning_distilbert._compat import FLAVOUR, LightningDataModule, lightning_package
+from lightning_distilbert._compat import FLAVOUR, LightningDataModule
 from lightning_distilbert.errors import DistillationError, MissingExtraError
 from lightning_distilbert.module import DistillationModule
 from lightning_distilbert.precision import auto_precision
@@ -26,11 +26,11 @@ USER_ERRORS = (
     MissingExtraError,
     ArgumentError,
     FileNotFoundError,
-    lightning_package.utilities.exceptions.MisconfigurationException,
+    importlib.import_module(f"{FLAVOUR}.utilities.exceptions").MisconfigurationException,
 )
 
 
-class DistillationCLI(LightningCLI):  # type: ignore[misc]
+class DistillationCLI(LightningCLI):
     """LightningCLI with a `DistillationModule`: every argument of module, data and Trainer is a key.
 
     ``precision`` left null becomes the fastest safe one for this processor. After a fit the best student (by the

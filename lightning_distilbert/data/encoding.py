@@ -171,7 +171,7 @@ def split_pairs(texts: Sequence[str | tuple[str, str]]) -> tuple[list[str], list
     """
     if isinstance(texts, str):
         raise DistillationError(f"A single text was given, {texts[:60]!r}. Give a list of texts.")
-    rows = [(text,) if isinstance(text, str) else text for text in texts]
+    rows: list[tuple[str, ...]] = [(text,) if isinstance(text, str) else text for text in texts]
     for place, row in enumerate(rows):
         if not isinstance(row, (tuple, list)) or len(row) > 2 or not all(isinstance(part, str) for part in row):
             raise DistillationError(f"Entry {place} is {row!r}: it has to be a string, or a tuple of two strings.")

@@ -162,5 +162,7 @@ def test_stored_config_cannot_ask_for_remote_code():
     config = {"class_path": "lightning_distilbert.student.Student", "init_args": {"source": "x"}}
     assert from_config(config).source == "x"
     config["init_args"]["trust_remote_code"] = True
-    with pytest.raises(DistillationError, match=r"stored Student asks for trust_remote_code=True.*Student\(\.\.\., trust"):
+    with pytest.raises(
+        DistillationError, match=r"stored Student asks for trust_remote_code=True.*Student\(\.\.\., trust"
+    ):
         from_config(config)
