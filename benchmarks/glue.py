@@ -154,7 +154,10 @@ def run(name, kind, seed, results, overwrite=False):
 def measure(results):
     """Time teacher and student side by side at batch 1, 32 tokens, in float32."""
     folder = CACHE / "SST-2"
-    models = {kind: AutoModelForSequenceClassification.from_pretrained(folder / kind).eval() for kind in ("teacher", "distilled")}
+    models = {
+        kind: AutoModelForSequenceClassification.from_pretrained(folder / kind).eval()
+        for kind in ("teacher", "distilled")
+    }
     text = " ".join(["the film is a charming and often affecting journey"] * 6)
     tokenizer = AutoTokenizer.from_pretrained(folder / "distilled")
     inputs = tokenizer(text, truncation=True, max_length=32, return_tensors="pt")
@@ -163,10 +166,10 @@ def measure(results):
         with torch.inference_mode():
             model(**inputs)
 
-    times = latency({kind: lambda model=model: forward(model) for kind, model in models.items()}, repeats=100, warmup=10)
-    results["models"] = {
-        kind: {"parameters": count_parameters(model), **times[kind]} for kind, model in models.items()
-    }
+    times = latency(
+        {kind: lambda model=model: forward(model) for kind, model in models.items()}, repeats=100, warmup=10
+    )
+    results["models"] = {kind: {"parameters": count_parameters(model), **times[kind]} for kind, model in models.items()}
     store(results)
 
 
@@ -179,6 +182,11 @@ def store(results):
 
 def digits(text):
     return torch.tensor([int(digit) for digit in text])
+
+
+def over_seeds(metric):
+    """Average a metric over the columns of predictions, one for each seed."""
+    return lambda p, y: sum(float(metric(p[:, i], y)) for i in range(p.shape[1])) / p.shape[1]
 
 
 def table(results):
@@ -197,11 +205,7 @@ def table(results):
                 continue
             predictions = torch.stack([digits(run["predictions"]) for run in runs], dim=1)
             scores = [run["score"] for run in runs]
-
-            def mean_score(p, y):
-                return sum(float(metric(p[:, i], y)) for i in range(p.shape[1])) / p.shape[1]
-
-            interval = bootstrap_interval([predictions, labels], mean_score)
+            interval = bootstrap_interval([predictions, labels], over_seeds(metric))
             teacher = teacher or interval.value
             cost = models["teacher" if kind == "teacher" else "distilled"]
             rows.append(
@@ -225,17 +229,17 @@ def margins(results):
     for name, task in TASKS.items():
         labels, metric = digits(results["labels"][name]), METRICS[task["metric"]]
         kinds = {
-            kind: [digits(run["predictions"]) for key, run in sorted(results["runs"].items()) if key.startswith(f"{name}/{kind}/")]
+            kind: [
+                digits(run["predictions"])
+                for key, run in sorted(results["runs"].items())
+                if key.startswith(f"{name}/{kind}/")
+            ]
             for kind in ("plain", "distilled")
         }
         if not all(kinds.values()):
             continue
         columns = {kind: [torch.stack(runs, dim=1), labels] for kind, runs in kinds.items()}
-
-        def mean_score(p, y):
-            return sum(float(metric(p[:, i], y)) for i in range(p.shape[1])) / p.shape[1]
-
-        d = paired_bootstrap(columns["distilled"], columns["plain"], mean_score)
+        d = paired_bootstrap(columns["distilled"], columns["plain"], over_seeds(metric))
         lines.append(
             f"{name}: distilled minus fine-tuned {d.value:+.3f} {task['metric']} "
             f"[{d.low:+.3f}, {d.high:+.3f}], p = {d.p_value:.3f}, {len(kinds['plain'])} seeds pooled."

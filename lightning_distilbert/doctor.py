@@ -33,8 +33,8 @@ def check_vocabularies(student: Any, teacher: Any, teacher_name: str = "the teac
     raise DistillationError(
         f"The student's vocabulary ({len(ours)} tokens) is not the one of {teacher_name} ({len(theirs)} tokens): "
         f"{len(differing)} tokens have another id and {len(alone)} are in one only, such as {example!r} "
-        f"({ours.get(example)} against {theirs.get(example)}). The teacher would read another text. Take a teacher with "
-        "the student's vocabulary, or build the student from this teacher."
+        f"({ours.get(example)} against {theirs.get(example)}). The teacher would read another text. Take a teacher "
+        "with the student's vocabulary, or build the student from this teacher."
     )
 
 

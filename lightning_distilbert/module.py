@@ -23,11 +23,11 @@ from lightning_distilbert.folder import (
     tokenizer_from_files,
 )
 from lightning_distilbert.objectives import Objective, resolve_objectives
-from lightning_distilbert.schedules import Schedule, value_at
+from lightning_distilbert.schedules import Schedule
 from lightning_distilbert.spec import Spec, from_config, to_plain
 from lightning_distilbert.student import Student
-from lightning_distilbert.tasks.base import Batch, Outputs, Task
 from lightning_distilbert.taps import Taps
+from lightning_distilbert.tasks.base import Batch, Outputs, Task
 from lightning_distilbert.teacher import Teacher
 
 CHECKPOINT_KEY = "lightning_distilbert"
@@ -83,7 +83,9 @@ class DistillationModule(LightningModule):
         if teacher is None and student is None:
             raise DistillationError("Give a teacher to distil, or a student to fine-tune without one (or both).")
         if not 0.0 <= warmup < 1.0:
-            raise DistillationError(f"warmup={warmup} is the share of the steps in which the rate rises: 0 <= warmup < 1.")
+            raise DistillationError(
+                f"warmup={warmup} is the share of the steps in which the rate rises: 0 <= warmup < 1."
+            )
         arguments = {
             "task": task,
             "teacher": teacher,
@@ -102,7 +104,8 @@ class DistillationModule(LightningModule):
         self._tokenizer: Any = None
 
         teacher = teacher if isinstance(teacher, Teacher) or teacher is None else Teacher(teacher)
-        self.student_spec = student if isinstance(student, Student) else Student(source=str(student)) if isinstance(student, (str, Path)) else None
+        student = Student(source=str(student)) if isinstance(student, (str, Path)) else student
+        self.student_spec = student if isinstance(student, Student) else None
         if isinstance(student, nn.Module):
             self.student = student
         else:
@@ -116,7 +119,9 @@ class DistillationModule(LightningModule):
         self.objectives: nn.ModuleList = nn.ModuleList()
         self.task_weight: float | Schedule = 1.0 if task_weight is None else task_weight
         if teacher is not None:
-            name = self.task.default_objectives if isinstance(objectives, str) and objectives == "default" else objectives
+            name = (
+                self.task.default_objectives if isinstance(objectives, str) and objectives == "default" else objectives
+            )
             preset = resolve_objectives(from_config(name))
             self.task_weight = preset.task_weight if task_weight is None else task_weight
             self.distiller = Distiller(teacher, preset.objectives, "", self.task.pooling, self.task_weight)
@@ -157,7 +162,9 @@ class DistillationModule(LightningModule):
         doctor.check_not_student(self.student, teacher.model)
         config = getattr(teacher.model, "config", None)
         if isinstance(teacher.source, str):
-            doctor.check_vocabularies(self.tokenizer, load_tokenizer(teacher.source, teacher.trust_remote_code), teacher.name)
+            doctor.check_vocabularies(
+                self.tokenizer, load_tokenizer(teacher.source, teacher.trust_remote_code), teacher.name
+            )
         else:
             doctor.check_vocabulary_sizes(getattr(self.student, "config", None), config, teacher.name)
         doctor.check_labels(self.labels, doctor.label_names(config), teacher.name)
@@ -181,9 +188,7 @@ class DistillationModule(LightningModule):
         self.student.train()
         if self.distiller is not None:
             self.distiller.teacher.prepare(self.device, self.trainer.precision_plugin)
-            doctor.check_optimizers(
-                self.objectives.parameters(), self.trainer.optimizers, self.distiller.teacher.model
-            )
+            doctor.check_optimizers(self.objectives.parameters(), self.trainer.optimizers, self.distiller.teacher.model)
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the student on a batch.
@@ -233,7 +238,9 @@ class DistillationModule(LightningModule):
         if self.distiller is None:
             loss = self.task.loss(self(batch), batch)
             if loss is None:
-                raise DistillationError("The batch has no labels, and without a teacher there is nothing else to learn from.")
+                raise DistillationError(
+                    "The batch has no labels, and without a teacher there is nothing else to learn from."
+                )
         else:
             with self.watch(batch) as taps:
                 outputs = self(batch)
@@ -393,7 +400,7 @@ class DistillationModule(LightningModule):
         details = {
             "task": self.task.to_config(),
             "teacher": self.distiller.teacher.name if self.distiller is not None else None,
-            "objectives": [objective.to_config() for objective in self.objectives],  # type: ignore[operator]
+            "objectives": [objective.to_config() for objective in self.distiller.parts] if self.distiller else [],
             "task_weight": to_plain(self.task_weight, "task_weight"),
         }
         return save_student(
@@ -431,8 +438,7 @@ def plain_argument(name: str, value: Any) -> Any:
         >>> plain_argument("teacher", nn.Linear(1, 1)) is None
         True
     """
-    if isinstance(value, Teacher):
-        return value.source if isinstance(value.source, str) else None
-    if isinstance(value, nn.Module) and not isinstance(value, Spec):
+    model = value.source if isinstance(value, Teacher) else value
+    if isinstance(model, nn.Module) and not isinstance(model, Spec):
         return None
     return to_plain(value, f"DistillationModule({name}=...)")

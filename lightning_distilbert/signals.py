@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 SIGNAL_NAMES = ("logits", "hidden_states", "embedding")

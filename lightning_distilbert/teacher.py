@@ -15,10 +15,11 @@ from torch import nn
 from lightning_distilbert.architectures import accepted_inputs
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.signals import Signals
+from lightning_distilbert.spec import Spec
 from lightning_distilbert.taps import Paths, Taps
 
 
-class Teacher:
+class Teacher(Spec):
     """A frozen model that tells the student what to imitate.
 
     It is not an `nn.Module`, and is held beside the LightningModule and not in it: so it is in no checkpoint, no

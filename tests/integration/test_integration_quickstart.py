@@ -23,7 +23,9 @@ TOPICS = ("rows", "columns", "files", "colours", "graphs", "matrices", "dates", 
 
 def few_pairs(**_: object) -> list[Pair]:
     return [
-        Pair(f"Sort the {topic} of a {package} table", f"The {topic} are put into the order of {package}. " * 3, package)
+        Pair(
+            f"Sort the {topic} of a {package} table", f"The {topic} are put into the order of {package}. " * 3, package
+        )
         for package in ("torch", "numpy")
         for topic in TOPICS
     ]
@@ -51,7 +53,10 @@ def test_the_quickstart_from_start_to_end_and_again(
     assert results["scores"]["student after"]["ndcg@10"] != results["scores"]["student before"]["ndcg@10"]
     assert results["costs"]["student after"]["parameters"] < results["costs"]["teacher"]["parameters"]
 
-    student, tokenizer = AutoModel.from_pretrained(output / "student"), AutoTokenizer.from_pretrained(output / "student")
+    student, tokenizer = (
+        AutoModel.from_pretrained(output / "student"),
+        AutoTokenizer.from_pretrained(output / "student"),
+    )
     with torch.no_grad():
         states = student(**tokenizer("sort the rows", return_tensors="pt")).last_hidden_state
     assert student.config.model_type == "distilbert"
