@@ -92,9 +92,9 @@ class DistillationCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Save the student, from the best checkpoint if one was monitored."""
-        checkpoints = self.trainer.checkpoint_callback
-        best = getattr(checkpoints, "best_model_path", "")
-        if best and checkpoints.monitor is not None:
+        monitored = [one for one in self.trainer.checkpoint_callbacks if getattr(one, "monitor", None) is not None]
+        best = monitored[0].best_model_path if monitored else ""
+        if best:
             weights = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
             self.model.load_state_dict(weights)
         root = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # every process takes part in finding it

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, DistilBertConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging as hf_logging
 
 from lightning_distilbert.architectures import backbone, layers_of, unwrap
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.loading import building, load_model, model_class, short
 from lightning_distilbert.mapping import Rule, layer_choice
 from lightning_distilbert.spec import Spec
 
@@ -109,7 +106,7 @@ class Student(Spec):
             DistillationError: If there is nothing to build it from, or for the reasons of `build_student`.
         """
         if self.config is not None:
-            with _building():
+            with building():
                 return _finish(_new_model(_config_from(self.config, config_overrides), auto_class))
         if self.source is not None and self.layers is None:
             return _load_as_it_is(self.source, auto_class, self.trust_remote_code, config_overrides)
@@ -190,108 +187,16 @@ def build_student(
         config = _shorter_config(source.config, chosen)
         state = _shorter_state(encoder, blocks, chosen)
     config.initialised_from = list(chosen)
-    with _building():
+    with building():
         student = _new_model(_override(config, config_overrides), auto_class, trust_remote_code)
         _copy_encoder(state, student, kind)
         _copy_head(source, student)
     return _finish(student)
 
 
-def load_model(source: str | Path, auto_class: str = "AutoModel", trust_remote_code: bool = False) -> PreTrainedModel:
-    """Load a model in float32 and check that its encoder came whole.
-
-    transformers fills weights that a folder lacks with random ones and says so in a table among other tables. Here a
-    missing head is silent, since fine-tuning starts with one, and a missing encoder weight is an error.
-
-    Args:
-        source: A folder or a hub name.
-        auto_class: The transformers auto class to load it with.
-        trust_remote_code: Whether code that comes with the model may run.
-
-    Returns:
-        The model, in eval mode.
-
-    Raises:
-        DistillationError: If there is no such folder or model, or encoder weights are missing.
-    """
-    name = os.path.expanduser(str(source))
-    loader = _auto_class(auto_class)
-    _check_folder(name)
-    # a download keeps its progress bar; a folder needs none
-    with _building(progress=not os.path.isdir(name)):
-        try:
-            model, report = loader.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust_remote_code
-            )
-        except Exception as error:  # safetensors, the hub and remote code each raise their own kinds
-            raise DistillationError(
-                f"The model {name!r} could not be loaded with {auto_class} ({type(error).__name__}: {_short(error)}). "
-                "Give the path of a folder with config.json and model.safetensors, or the name of a model on the hub."
-            ) from error
-    prefix = "" if backbone(model) is model else f"{model.base_model_prefix}."
-    missing = sorted(
-        key for key in report["missing_keys"] if key.startswith(prefix) and not key.startswith(f"{prefix}pooler.")
-    )
-    if missing:
-        raise DistillationError(
-            f"{len(missing)} encoder weights are missing in {name!r}, the first is {missing[0]!r}: its weights do not "
-            f"belong to its config.json (model_type {model.config.model_type!r}). Save the model again."
-        )
-    return model
-
-
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise DistillationError(f"{name}={value!r} is unknown. Choose one of {', '.join(map(repr, choices))}.")
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:300]
-
-
-def _check_folder(name: str) -> None:
-    """Say what is wrong with a folder in one sentence, before transformers takes it for a hub name."""
-    path = Path(name)
-    if not path.exists():
-        if path.is_absolute() or name.startswith("."):
-            raise DistillationError(f"The model folder {name!r} does not exist. Check the path.")
-        return
-    if not path.is_dir():
-        raise DistillationError(f"{name!r} is a file. Give the folder that holds config.json and model.safetensors.")
-    if not (path / "config.json").is_file():
-        inside = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
-        raise DistillationError(f"The folder {name!r} has no config.json, so it holds no model (it holds {inside}).")
-    weights = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
-    if not any(any(path.glob(pattern)) for pattern in weights):
-        raise DistillationError(
-            f"The model folder {name!r} has a config.json and no weights (model.safetensors). "
-            "Save the model with save_pretrained, or copy the weights there."
-        )
-
-
-@contextlib.contextmanager
-def _building(progress: bool = False) -> Iterator[None]:
-    """Build on the CPU whatever device context is open, without transformers' reports of fresh heads."""
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    if bars and not progress:
-        hf_logging.disable_progress_bar()
-    try:
-        with torch.device("cpu"):
-            yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars and not progress:
-            hf_logging.enable_progress_bar()
-
-
-def _auto_class(name: str) -> Any:
-    if not name.startswith("AutoModel") or not hasattr(transformers, name):
-        raise DistillationError(
-            f"auto_class={name!r} is no auto class of transformers {transformers.__version__}. "
-            "Use one such as 'AutoModel' or 'AutoModelForSequenceClassification'."
-        )
-    return getattr(transformers, name)
 
 
 def _as_model(teacher: object, auto_class: str, trust_remote_code: bool) -> PreTrainedModel:
@@ -311,7 +216,7 @@ def _load_as_it_is(
 ) -> PreTrainedModel:
     loaded = load_model(source, auto_class, trust_remote_code)
     config = type(loaded.config).from_dict(loaded.config.to_dict())
-    with _building():
+    with building():
         # a second model, since labels set on a finished one would not change the size of its head
         student = _new_model(_override(config, overrides), auto_class, trust_remote_code)
         _copy_encoder(backbone(loaded).state_dict(), student, config.model_type)
@@ -320,13 +225,15 @@ def _load_as_it_is(
 
 
 def _new_model(config: PreTrainedConfig, auto_class: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    if not auto_class.startswith("Auto"):
+        raise DistillationError(f"auto_class={auto_class!r} is no auto class. Use one such as 'AutoModel'.")
     try:
-        return _auto_class(auto_class).from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+        return model_class(auto_class).from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError) as error:
         if isinstance(error, DistillationError):
             raise
         raise DistillationError(
-            f"No {auto_class} can be built for model_type {config.model_type!r} ({_short(error)})."
+            f"No {auto_class} can be built for model_type {config.model_type!r} ({short(error)})."
         ) from error
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+import transformers
 from torch import nn
 
 from lightning_distilbert.architectures import accepted_inputs
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.loading import load_model
 from lightning_distilbert.signals import Signals
 from lightning_distilbert.spec import Spec
 from lightning_distilbert.taps import Paths, Taps
@@ -90,12 +92,7 @@ class Teacher(Spec):
         """Its transformers config, read without its weights; None if it has none or cannot be read."""
         if isinstance(self.source, nn.Module):
             return getattr(self.source, "config", None)
-        from transformers import AutoConfig
-
-        try:
-            return AutoConfig.from_pretrained(self.source, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError, KeyError):  # loading the weights says what is wrong
-            return None
+        return load_config(self.source, self.trust_remote_code)
 
     def prepare(self, device: torch.device, precision: Any = None) -> None:
         """Move the teacher to where the student is.
@@ -205,34 +202,15 @@ def load_trained(source: str, trust_remote_code: bool = False) -> nn.Module:
     Raises:
         DistillationError: If the folder or its weights are missing, or parts of the model are not in the weights.
     """
-    import transformers
+    config = load_config(source, trust_remote_code)
+    named = (getattr(config, "architectures", None) or ["AutoModel"])[0]
+    architecture = named if hasattr(transformers, named) else "AutoModel"  # code that comes with the weights
+    return load_model(source, architecture, trust_remote_code, whole=True).eval()
 
-    path = Path(source).expanduser()
-    if path.is_dir():
-        source = str(path)
-    elif path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:  # no hub name looks like that
-        raise DistillationError(
-            f"The teacher {source!r} cannot be loaded: there is no such folder. Give a folder with config.json and "
-            "model.safetensors, or a hub name."
-        )
+
+def load_config(source: str, trust_remote_code: bool = False) -> Any:
+    """Return a model's config without its weights, or None if it cannot be read: loading the weights says why."""
     try:
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        architecture = (config.architectures or [None])[0]
-        loader = getattr(transformers, architecture or "AutoModel", transformers.AutoModel)
-        model, info = loader.from_pretrained(
-            source, output_loading_info=True, dtype=torch.float32, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise DistillationError(
-            f"The teacher {source!r} cannot be loaded: {str(error).partition(chr(10))[0]} "
-            "Give a folder with config.json and model.safetensors, or a hub name."
-        ) from error
-    # an encoder saved without its pooler is whole: no signal is taken from there
-    headless = loader.__name__.endswith("Model")
-    missing = [key for key in info["missing_keys"] if not (headless and "pooler" in key)]
-    if missing:
-        raise DistillationError(
-            f"The teacher {source!r} has no weights for {len(missing)} parameters, among them {sorted(missing)[0]!r}: "
-            "they would be random. Fine-tune and save it with this head first."
-        )
-    return model.eval()
+        return transformers.AutoConfig.from_pretrained(os.path.expanduser(source), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError):
+        return None

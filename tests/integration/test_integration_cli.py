@@ -82,7 +82,7 @@ def test_fit_of_a_recipe_as_a_user_runs_it(workplace: Path, capsys: pytest.Captu
     assert done.returncode == 0, done.stderr
     assert f"The student is in {workplace / 'student'}" in done.stdout
     assert yaml.safe_load(next(workplace.rglob("config.yaml")).read_text())["trainer"]["precision"] == auto_precision()
-    (checkpoint,) = workplace.rglob("epoch=*.ckpt")
+    (checkpoint,) = workplace.rglob("best.ckpt")
 
     code = """
 import sys
@@ -142,8 +142,10 @@ def test_saved_student_is_the_best_checkpoint(workplace: Path, capsys: pytest.Ca
     # the highest validation loss is the first epoch's, since the student learns
     worst = ["--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.mode", "max"]
     main(text_fit(*worst, "--model.learning_rate", "1e-2", epochs=4))
-    (best,) = workplace.rglob("epoch=*.ckpt")
-    assert not best.name.startswith("epoch=3")
+    epochs = {path.stem: torch.load(path, weights_only=True)["epoch"] for path in workplace.rglob("*.ckpt")}
+    assert epochs["last"] == 3  # and not that of the last improvement
+    assert epochs["best"] < 3
+    (best,) = workplace.rglob("best.ckpt")
     saved = load_file(workplace / "student" / "model.safetensors")
     weights = torch.load(best, weights_only=True)["state_dict"]
     assert saved

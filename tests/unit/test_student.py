@@ -11,8 +11,9 @@ from transformers.utils import logging as hf_logging
 
 from lightning_distilbert.architectures import backbone, layers_of
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.loading import load_model
 from lightning_distilbert.spec import from_config
-from lightning_distilbert.student import Student, build_student, load_model
+from lightning_distilbert.student import Student, build_student
 
 SIZES = {"num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
 # ten times the usual spread, so that layers differ by more than any tolerance

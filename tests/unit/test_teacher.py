@@ -49,41 +49,41 @@ def test_a_folder_is_loaded_with_the_architecture_that_it_names(tiny_teacher_dir
 
 def test_a_folder_is_loaded_only_when_it_is_needed(tmp_path):
     teacher = Teacher(tmp_path / "missing")
-    with pytest.raises(DistillationError, match=r"missing' cannot be loaded: there is no such folder\. Give a folder"):
+    with pytest.raises(DistillationError, match=r"missing' does not exist"):
         _ = teacher.model
 
 
 @pytest.mark.parametrize("name", ["./missing", "~/missing", "a/b/c"])
 def test_what_cannot_be_a_hub_name_is_a_missing_folder(name):
-    with pytest.raises(DistillationError, match="no such folder"):
+    with pytest.raises(DistillationError, match="does not exist"):
         load_trained(name)
 
 
 def test_a_hub_name_that_is_not_at_hand_is_reported():
-    with pytest.raises(DistillationError, match=r"'nobody/nothing' cannot be loaded: .* or a hub name"):
+    with pytest.raises(DistillationError, match=r"'nobody/nothing' could not be loaded .* on the hub"):
         load_trained("nobody/nothing")
 
 
 def test_a_folder_without_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(DistillationError, match=r"cannot be loaded: .*no file named model\.safetensors"):
+    with pytest.raises(DistillationError, match=r"a config\.json and no weights"):
         load_trained(str(folder))
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):
-    with pytest.raises(DistillationError, match=r"cannot be loaded: Unrecognized model"):
+    with pytest.raises(DistillationError, match="so it holds no model"):
         load_trained(str(tmp_path))
 
 
 def test_damaged_weights_are_refused(folder):
     (folder / "model.safetensors").write_bytes(b"half a download")
-    with pytest.raises(DistillationError, match="cannot be loaded: Error while deserializing header"):
+    with pytest.raises(DistillationError, match=r"could not be loaded .*deserializing header"):
         load_trained(str(folder))
 
 
 def test_weights_of_another_shape_are_refused(folder):
     change_config(folder, intermediate_size=48)
-    with pytest.raises(DistillationError, match=r"cannot be loaded: .*mismatched"):
+    with pytest.raises(DistillationError, match=r"could not be loaded .*mismatched"):
         load_trained(str(folder))
 
 
@@ -91,7 +91,7 @@ def test_a_pretrained_model_without_trained_head_is_refused(tiny_bert_dir, tmp_p
     folder = shutil.copytree(tiny_bert_dir, tmp_path / "pretrained")
     change_config(folder, architectures=["BertForSequenceClassification"])
     with pytest.raises(
-        DistillationError, match=r"no weights for 2 parameters, .* 'classifier\.bias': they would be random"
+        DistillationError, match=r"2 weights of the head are missing .* 'classifier\.bias': they would be random"
     ):
         load_trained(str(folder))
 
@@ -103,7 +103,7 @@ def test_an_encoder_without_pooler_is_whole(tiny_bert_dir, tmp_path):
 
 def test_an_encoder_with_a_missing_layer_is_not(folder):
     change_config(folder, num_hidden_layers=5)
-    with pytest.raises(DistillationError, match=r"no weights for 16 parameters, among them 'bert\.encoder\.layer\.4"):
+    with pytest.raises(DistillationError, match=r"16 encoder weights are missing .* 'bert\.encoder\.layer\.4"):
         load_trained(str(folder))
 
 
