@@ -43,13 +43,16 @@ TASKS = {
         "metric": "accuracy",
         "teacher": {"epochs": 2, "lr": 5e-5, "batch": 64},
         "student": {"epochs": 1, "lr": 1e-4, "batch": 64},
+        "task_weight": 1.0,
     },
     "CoLA": {
         "files": ("glue/CoLA/train.tsv", "glue/CoLA/dev.tsv"),
         "columns": ["source", "label", "mark", "sentence"],
         "metric": "mcc",
-        "teacher": {"epochs": 6, "lr": 1e-4, "batch": 32},
-        "student": {"epochs": 12, "lr": 1e-4, "batch": 64},
+        # few epochs: a teacher that has learnt its training rows by heart only repeats their labels to the student
+        "teacher": {"epochs": 3, "lr": 5e-5, "batch": 32},
+        "student": {"epochs": 8, "lr": 1e-4, "batch": 64},
+        "task_weight": 0.0,
     },
 }
 
@@ -131,6 +134,7 @@ def run(name, kind, seed, results, overwrite=False):
             teacher=teacher,
             student=student,
             objectives=objectives() if teacher else "default",
+            task_weight=task["task_weight"] if teacher else None,
             learning_rate=settings["lr"],
         )
     predictions, labels, seconds = train(name, settings, module, seed)
