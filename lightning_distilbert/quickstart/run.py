@@ -47,7 +47,7 @@ class Settings:
     layers: int = 3
     epochs: int = 2
     batch_size: int = 32
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
     max_length: int = 128
     limit: int | None = None
     seed: int = 0
@@ -76,7 +76,7 @@ def objectives() -> list[Objective]:
     return [
         SentenceEmbedding(metric="cosine", weight=1.0),
         Similarity(temperature=0.05, weight=1.0),
-        HiddenStates(layers="initialised", metric="mse", weight=1.0),
+        HiddenStates(layers="initialised", metric="mse", weight=10.0),
     ]
 
 
