@@ -196,7 +196,8 @@ def over_seeds(metric):
 def table(results):
     rows = []
     models = results["models"]
-    for name, task in TASKS.items():
+    for name in results["labels"]:
+        task = TASKS[name]
         metric, labels = METRICS[task["metric"]], digits(results["labels"][name])
         teacher = None
         for kind, title in (
@@ -230,7 +231,8 @@ def table(results):
 def margins(results):
     """Say by how much distillation wins: the mean over seeds, and the paired bootstrap over rows with all seeds."""
     lines = []
-    for name, task in TASKS.items():
+    for name in results["labels"]:
+        task = TASKS[name]
         labels, metric = digits(results["labels"][name]), METRICS[task["metric"]]
         kinds = {
             kind: [

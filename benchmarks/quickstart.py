@@ -1,6 +1,6 @@
 """Write the table of a finished `make quickstart` into the documentation.
 
-    python -m benchmarks.quickstart README.md docs/results.md
+python -m benchmarks.quickstart README.md docs/results.md
 """
 
 import json

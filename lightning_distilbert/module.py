@@ -102,6 +102,7 @@ class DistillationModule(LightningModule):
         teacher, student, task_weight = from_config(teacher), from_config(student), from_config(task_weight)
         self._tokenizer_source = tokenizer
         self._tokenizer: Any = None
+        self._later: dict[str, Tensor] = {}  # weights of projections that are not built yet
 
         teacher = teacher if isinstance(teacher, Teacher) or teacher is None else Teacher(teacher)
         student = Student(source=str(student)) if isinstance(student, (str, Path)) else student
@@ -171,6 +172,9 @@ class DistillationModule(LightningModule):
         self._name_labels()
         known, trainer = len(list(self.objectives.parameters())), cast(Any, self._trainer)
         self.distiller.build(self.student)
+        if self._later:
+            self.objectives.load_state_dict(self._later, strict=False)
+            self._later = {}
         if trainer is not None and len(list(self.objectives.parameters())) != known:
             doctor.check_averaging(
                 trainer.callbacks, "call module.setup('fit') before trainer.fit(module), which makes them"
@@ -307,8 +311,9 @@ class DistillationModule(LightningModule):
         metrics: Any = self.metrics[split]
         # some metrics answer an integer 0 where they are not defined
         scores = {f"{split}/{name}": value.float() for name, value in metrics.compute().items()}
-        self.log_dict({name: value for name, value in scores.items() if name != self.task.monitor})
-        self.log_dict({name: value for name, value in scores.items() if name == self.task.monitor}, prog_bar=True)
+        # the metrics are the same on every process already; without the word Lightning warns that they might not be
+        for name, value in scores.items():
+            self.log(name, value, prog_bar=name == self.task.monitor, sync_dist=True)
         metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -425,7 +430,10 @@ class DistillationModule(LightningModule):
             checkpoint[CHECKPOINT_KEY] = {"tokenizer": None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the tokenizer from the checkpoint."""
+        """Take the tokenizer from the checkpoint, and put projections aside that only a fit will make."""
+        weights, own = checkpoint["state_dict"], self.state_dict().keys()
+        later = [name for name in weights if name.startswith("objectives.") and name not in own]
+        self._later = {name.removeprefix("objectives."): weights.pop(name) for name in later}
         files: Mapping[str, str] | None = checkpoint.get(CHECKPOINT_KEY, {}).get("tokenizer")
         if files and self._tokenizer is None:
             self._tokenizer = tokenizer_from_files(dict(files))

@@ -22,9 +22,9 @@ class SentenceEmbedding(Objective):
     .. math:: \mathcal{L}_{\cos} = \frac{1}{N} \sum_n 1 - \cos(W e^S_n, e^T_n) \qquad
         \mathcal{L}_{\mathrm{mse}} = \frac{1}{N d} \sum_n \|W e^S_n - e^T_n\|^2
 
-    It works on whole sentences, so that the teacher may have a tokenizer of its own. Failure mode: with a projection
-    :math:`W` the student's own space is any linear image of the teacher's, in which cosines are not the teacher's; add
-    `Similarity` when the embeddings are used without the projection, as they are in a saved student.
+    Failure mode: with a projection :math:`W` the student's own space is any linear image of the teacher's, in which
+    cosines are not the teacher's; add `Similarity` when the embeddings are used without the projection, as they are in
+    a saved student.
 
     Args:
         metric: ``cosine`` or ``mse``.

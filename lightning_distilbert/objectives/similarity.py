@@ -27,8 +27,7 @@ class Similarity(Objective):
         \mathrm{softmax}_j(s^S_{ij} / \tau)\right)
 
     The loss is in nats, without a factor :math:`\tau^2`; `lightning_distilbert.functional.similarity_divergence` says
-    why, and how a temperature fails. It needs no projection: the widths of student and teacher may differ. It works on
-    whole sentences, so that the teacher may have a tokenizer of its own.
+    why, and how a temperature fails. It needs no projection: the widths of student and teacher may differ.
 
     Args:
         temperature: :math:`\tau`, above 0, a number or a `Schedule`. Take the one that the retrieval model is used or

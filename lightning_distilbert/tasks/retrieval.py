@@ -84,6 +84,11 @@ class Retrieval(Task):
 
     def update_metrics(self, metrics: Any, outputs: Outputs, batch: Batch) -> None:
         """Add queries (with their relevant documents) or documents."""
+        if "index" not in batch:
+            raise DistillationError(
+                f"Retrieval is evaluated on queries and a corpus, and this batch holds {sorted(batch)}. "
+                "Give the Trainer a RetrievalData."
+            )
         metrics.update(outputs["embedding"], batch["index"], batch.get("relevant"), batch.get("grades"))
 
     def decode(self, outputs: Outputs, labels: Sequence[str] | None = None) -> list[Any]:

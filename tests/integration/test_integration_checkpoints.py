@@ -420,3 +420,31 @@ def test_checkpoint_cannot_ask_for_remote_code(tiny_teacher_dir: Path, tmp_path:
     torch.save(checkpoint, path)
     with pytest.raises(DistillationError, match="asks for trust_remote_code=True"):
         DistillationModule.load_from_checkpoint(path)
+
+
+def test_projections_of_a_checkpoint_wait_until_a_fit_builds_them(tiny_teacher_dir: Path, tmp_path: Path):
+    def new_module() -> DistillationModule:
+        return DistillationModule(
+            TextClassification(num_labels=2),
+            teacher=str(tiny_teacher_dir),
+            student=Student(layers=2),
+            objectives=[HiddenStates(layers="last", projection="always")],
+        )
+
+    data = TextClassificationData(
+        {"train": rows("single_label_classification")}, tokenizer=str(tiny_teacher_dir), batch_size=4
+    )
+    trainer = make_trainer(tmp_path, max_epochs=1)
+    module = new_module()
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "projected.ckpt")
+    trained = {name: value.clone() for name, value in module.objectives.state_dict().items()}
+    assert trained
+
+    loaded = DistillationModule.load_from_checkpoint(tmp_path / "projected.ckpt")
+    assert not loaded.objectives.state_dict()  # nothing of them is needed for an answer
+    student = {name: value for name, value in loaded.state_dict().items() if name.startswith("student.")}
+    assert states_equal(student, {name: module.state_dict()[name] for name in student})
+
+    loaded.setup("fit")
+    assert states_equal(dict(loaded.objectives.state_dict()), trained)
