@@ -132,7 +132,8 @@ class DistillationModule(LightningModule):
     def labels(self) -> tuple[str, ...] | None:
         """The names of the labels in the order of the head's outputs, or None where nobody names them.
 
-        They are the task's, else the student's, else the teacher's, which are read without loading its weights.
+        They are the task's, else the student's, else the teacher's, which are read without loading its weights, else
+        those that the data in the same Trainer brought.
         """
         number = getattr(self.task, "num_labels", None)
         if self.task.labels or number is None:
@@ -140,6 +141,9 @@ class DistillationModule(LightningModule):
         names = doctor.label_names(getattr(self.student, "config", None))
         if names is None and self.distiller is not None:
             names = doctor.label_names(self.distiller.teacher.config)
+        if names is None:
+            data = getattr(self._trainer, "datamodule", None)
+            names = getattr(getattr(data, "label_set", None), "names", None)
         return tuple(names) if names and len(names) == number else None
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -158,6 +162,7 @@ class DistillationModule(LightningModule):
                 "training_step returns. Leave it True, or override training_step and optimize there."
             )
         if self.distiller is None:
+            self._name_labels()
             return
         teacher = self.distiller.teacher
         doctor.check_not_student(self.student, teacher.model)

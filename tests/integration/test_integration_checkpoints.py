@@ -431,9 +431,8 @@ def test_projections_of_a_checkpoint_wait_until_a_fit_builds_them(tiny_teacher_d
             objectives=[HiddenStates(layers="last", projection="always")],
         )
 
-    data = TextClassificationData(
-        {"train": rows("single_label_classification")}, tokenizer=str(tiny_teacher_dir), batch_size=4
-    )
+    splits = {split: rows("single_label_classification") for split in ("train", "validation")}
+    data = TextClassificationData(splits, tokenizer=str(tiny_teacher_dir), batch_size=4)
     trainer = make_trainer(tmp_path, max_epochs=1)
     module = new_module()
     trainer.fit(module, data)

@@ -265,6 +265,17 @@ def test_labelled_and_unlabelled_rows_in_one_batch(tiny_teacher_dir: Path):
     assert seen.logged[0]["distill/soft_targets"] == pytest.approx(4.0 * divergence.mean().item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("with_teacher", [True, False])
+def test_names_that_only_the_data_knows_are_the_answers_and_saved(with_teacher: bool, tiny_teacher_dir: Path):
+    named = [{"text": row["text"], "label": ("dull", "great")[row["label"]]} for row in ROWS]
+    more = {} if with_teacher else {"student": Student(layers=1, source=str(tiny_teacher_dir))}
+    module = make(str(tiny_teacher_dir) if with_teacher else None, **more)
+    train(module, text_data(named, named))
+    assert module.labels == ("dull", "great")
+    assert module.student.config.id2label == {0: "dull", 1: "great"}
+    assert {answer["label"] for answer in module.predict(["a great movie", "a dull movie"])} <= {"dull", "great"}
+
+
 def test_data_without_labels_trains_on_the_teacher_alone(tiny_teacher_dir: Path):
     rows = [{"text": row["text"]} for row in ROWS]
     data = text_data(rows, rows, label=None)
