@@ -24,6 +24,7 @@ class Signals:
         mask: Boolean, of shape ``(batch, sequence)``: True at real tokens. None means that all count.
 
     Example:
+        >>> import torch
         >>> signals = Signals(logits=torch.zeros(2, 3), mask=torch.tensor([[True, False], [False, False]]))
         >>> signals.rows().tolist()
         [True, False]

@@ -182,6 +182,7 @@ def test_judgements_are_matched_in_blocks_alike(judged: dict[str, Tensor], monke
         torch.testing.assert_close(value, expected[name])
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric RetrievalScores was called before")
 def test_reset_forgets(judged: dict[str, Tensor]) -> None:
     metric = filled(judged)
     metric.compute()

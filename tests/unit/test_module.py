@@ -91,8 +91,10 @@ def test_student_in_each_form(tiny_teacher_dir: Path, tiny_bert_dir: Path):
 
 
 def test_hyper_parameters_are_plain(tiny_teacher_dir: Path):
-    module = make(Teacher(tiny_teacher_dir), objectives=[SoftTargets(weight=Linear(1.0, 0.0))], warmup=0.25)
-    assert module.hparams["teacher"] == str(tiny_teacher_dir)
+    teacher = Teacher(tiny_teacher_dir, dtype="bfloat16")
+    module = make(teacher, objectives=[SoftTargets(weight=Linear(1.0, 0.0))], warmup=0.25)
+    assert module.hparams["teacher"]["init_args"] == {"source": str(tiny_teacher_dir), "dtype": "bfloat16"}
+    assert make(tiny_teacher_dir).hparams["teacher"] == str(tiny_teacher_dir)
     assert module.hparams["warmup"] == 0.25
     assert module.hparams["objectives"][0]["init_args"]["weight"]["class_path"].endswith("Linear")
     assert json.loads(json.dumps(dict(module.hparams))) == dict(module.hparams)
