@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from lightning_distilbert.architectures import backbone, layers_of
+from lightning_distilbert.architectures import TENSOR_INPUTS, backbone, layers_of
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import pool
 from lightning_distilbert.signals import SIGNAL_NAMES, Signals
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 Paths = str | Mapping[str, str]
 
 
@@ -249,7 +248,7 @@ def completed(inputs: dict[str, Any], batch: Any) -> dict[str, Any]:
         batch: The batch that they were taken from, or anything else.
 
     Returns:
-        The inputs with the missing `MODEL_INPUTS` of the mapping that holds the same ``input_ids``.
+        The inputs with the missing `TENSOR_INPUTS` of the mapping that holds the same ``input_ids``.
 
     Example:
         >>> ids = torch.tensor([[1, 2]])
@@ -260,7 +259,7 @@ def completed(inputs: dict[str, Any], batch: Any) -> dict[str, Any]:
     siblings = _mapping_with(inputs.get("input_ids"), batch)
     if siblings is None and isinstance(batch, Mapping) and "input_ids" not in inputs and "inputs_embeds" not in inputs:
         siblings = batch  # a student that takes its tokens under another name
-    added = {name: siblings[name] for name in MODEL_INPUTS if siblings is not None and siblings.get(name) is not None}
+    added = {name: siblings[name] for name in TENSOR_INPUTS if siblings is not None and siblings.get(name) is not None}
     return {**added, **{name: value for name, value in inputs.items() if value is not None}}
 
 

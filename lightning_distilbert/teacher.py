@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -70,7 +71,7 @@ class Teacher(Spec):
         """What to call the teacher in messages and model cards."""
         return self.source if isinstance(self.source, str) else type(self.source).__name__
 
-    @property
+    @functools.cached_property
     def pooling(self) -> str:
         """How its sentence embedding is pooled."""
         return self._pooling or declared_pooling(self.source) or "mean"
@@ -87,7 +88,7 @@ class Teacher(Spec):
             self._model = model.requires_grad_(False).eval()
         return self._model
 
-    @property
+    @functools.cached_property
     def config(self) -> Any:
         """Its transformers config, read without its weights; None if it has none or cannot be read."""
         if isinstance(self.source, nn.Module):
