@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-SIGNAL_NAMES = ("logits", "hidden_states", "embedding")
+SIGNAL_NAMES = ("logits", "hidden_states", "embedding", "queries", "keys", "values", "attention_scores")
 
 
 @dataclass
@@ -22,6 +23,14 @@ class Signals:
         hidden_states: The embedding output and then each layer's output, of shape ``(batch, sequence, width)`` each.
         embedding: The pooled sentence vector, of shape ``(batch, width)``, not normalised.
         mask: Boolean, of shape ``(batch, sequence)``: True at real tokens. None means that all count.
+        queries: What the query projection of each layer gives, of shape ``(batch, heads, sequence, head_width)`` each.
+        keys: The same of the key projections.
+        values: The same of the value projections.
+        attention_scores: The scores of each layer before softmax and without the padding mask, scaled by
+            :math:`1/\\sqrt{head\\_width}`, of shape ``(batch, heads, sequence, sequence)`` each. They are computed when
+            a layer is asked for.
+        positions: Boolean, of shape ``(batch, sequence)``: where a head over the vocabulary was evaluated. The logits
+            then have the shape ``(positions, vocabulary)``, and all of their rows count.
 
     Example:
         >>> import torch
@@ -34,6 +43,11 @@ class Signals:
     hidden_states: tuple[Tensor, ...] | None = None
     embedding: Tensor | None = None
     mask: Tensor | None = None
+    queries: tuple[Tensor, ...] | None = None
+    keys: tuple[Tensor, ...] | None = None
+    values: tuple[Tensor, ...] | None = None
+    attention_scores: Sequence[Tensor] | None = None
+    positions: Tensor | None = None
 
     def rows(self) -> Tensor | None:
         """Return which sequences hold a real token at all, of shape ``(batch,)``, or None if all count."""
@@ -41,7 +55,7 @@ class Signals:
 
     def logits_mask(self) -> Tensor | None:
         """Return which rows of the logits count: shaped as the logits less their last axis, or None if all do."""
-        if self.logits is None or self.mask is None:
+        if self.logits is None or self.mask is None or self.positions is not None:
             return None
         return self.mask if self.logits.shape[:-1] == self.mask.shape else self.rows()
 
@@ -54,6 +68,7 @@ class ModelFacts:
         name: What to call the model in an error.
         num_layers: The number of transformer layers, or None if the model does not say.
         hidden_size: The width of the hidden states, or None if the model does not say.
+        num_heads: The number of attention heads, or None if the model does not say.
         num_labels: The number of outputs of its head, or None without a head.
         problem_type: transformers' ``single_label_classification``, ``multi_label_classification`` or ``regression``;
             None if the model does not say.
@@ -63,6 +78,7 @@ class ModelFacts:
     name: str
     num_layers: int | None = None
     hidden_size: int | None = None
+    num_heads: int | None = None
     num_labels: int | None = None
     problem_type: str | None = None
     initialised_from: tuple[int, ...] | None = None
@@ -75,6 +91,7 @@ class ModelFacts:
             name=name,
             num_layers=getattr(config, "num_hidden_layers", None),
             hidden_size=getattr(config, "hidden_size", None),
+            num_heads=getattr(config, "num_attention_heads", None),
             num_labels=getattr(config, "num_labels", None),
             problem_type=getattr(config, "problem_type", None),
             initialised_from=tuple(layers) if layers else None,
