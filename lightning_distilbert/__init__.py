@@ -12,14 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_distilbert.callback import DistillationLoss
-    from lightning_distilbert.data import RetrievalData, TextClassificationData
+    from lightning_distilbert.data import MaskedLMData, RetrievalData, TextClassificationData
     from lightning_distilbert.errors import DistillationError
     from lightning_distilbert.module import DistillationModule
-    from lightning_distilbert.objectives import HiddenStates, SentenceEmbedding, Similarity, SoftTargets
+    from lightning_distilbert.objectives import (
+        Attention,
+        Embeddings,
+        HiddenStates,
+        MarginMSE,
+        RankingKL,
+        Relations,
+        SentenceEmbedding,
+        Similarity,
+        SoftTargets,
+    )
     from lightning_distilbert.precision import auto_precision
     from lightning_distilbert.schedules import Cosine, Linear
     from lightning_distilbert.student import Student, build_student
-    from lightning_distilbert.tasks import Retrieval, TextClassification
+    from lightning_distilbert.tasks import MaskedLM, Retrieval, TextClassification
     from lightning_distilbert.teacher import Teacher
 
 try:
@@ -28,12 +38,19 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0.0.0"
 
 _HOME = {
+    "Attention": "objectives",
     "Cosine": "schedules",
     "DistillationError": "errors",
     "DistillationLoss": "callback",
     "DistillationModule": "module",
+    "Embeddings": "objectives",
     "HiddenStates": "objectives",
     "Linear": "schedules",
+    "MarginMSE": "objectives",
+    "MaskedLM": "tasks",
+    "MaskedLMData": "data",
+    "RankingKL": "objectives",
+    "Relations": "objectives",
     "Retrieval": "tasks",
     "RetrievalData": "data",
     "SentenceEmbedding": "objectives",
@@ -48,12 +65,19 @@ _HOME = {
 }
 
 __all__ = [
+    "Attention",
     "Cosine",
     "DistillationError",
     "DistillationLoss",
     "DistillationModule",
+    "Embeddings",
     "HiddenStates",
     "Linear",
+    "MarginMSE",
+    "MaskedLM",
+    "MaskedLMData",
+    "RankingKL",
+    "Relations",
     "Retrieval",
     "RetrievalData",
     "SentenceEmbedding",

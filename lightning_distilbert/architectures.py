@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from transformers import PreTrainedModel
 
 from lightning_distilbert.errors import DistillationError
 
 TENSOR_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+# what a batch carries beside them where the teacher has a tokenizer of its own
+TEACHER_INPUTS = ("teacher_input_ids", "teacher_attention_mask", "teacher_token_type_ids")
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -99,6 +103,68 @@ def layers_of(module: nn.Module) -> nn.ModuleList:
         )
     listed = ", ".join(f"{name!r} ({len(blocks)} x {type(blocks[0]).__name__})" for name, blocks in found.items())
     raise DistillationError(f"{kind} holds more than one list of blocks: {listed}. Name the encoder that you mean.")
+
+
+@contextlib.contextmanager
+def logits_at(model: nn.Module, positions: Tensor | None) -> Iterator[None]:
+    """Evaluate a token-level head at some positions only, for the time of a ``with`` block.
+
+    Logits over a vocabulary are the largest tensor of a masked language model by far, and most of them meet no loss.
+    Within the block, the first part of the head gets the rows of the last hidden state at these positions, so that the
+    model's ``logits`` are of shape ``(N, vocabulary)``, in the row-major order of ``positions``. Blocks may be nested.
+
+    Args:
+        model: A transformers model with a token-level head, wrapped or not. A model without a head, and a module of
+            another kind, are left as they are.
+        positions: Boolean, of shape ``(batch, sequence)``, with ``N`` True; None changes nothing.
+
+    Raises:
+        DistillationError: If the head meets a sequence of another shape.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+        >>> model, ids = BertForMaskedLM(config), torch.tensor([[1, 2, 3]])
+        >>> with logits_at(model, torch.tensor([[True, False, True]])):
+        ...     model(ids).logits.shape
+        torch.Size([2, 9])
+    """
+    model = unwrap(model)
+    base = backbone(model)
+    if positions is None or base is model:
+        yield
+        return
+    shape, index = positions.shape, positions.flatten().nonzero().squeeze(-1)
+
+    def narrow(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3:
+            return None  # the part before this one got the rows already
+        if args[0].shape[:2] != shape:
+            raise DistillationError(
+                f"The positions of the logits have the shape {tuple(shape)}, and the head {type(module).__name__} got "
+                f"hidden states of shape {tuple(args[0].shape)}: they must be those of one batch."
+            )
+        return args[0].flatten(0, 1).index_select(0, index), *args[1:]
+
+    handles = [child.register_forward_pre_hook(narrow) for child in model.children() if child is not base]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def token_level_head(module: nn.Module) -> bool:
+    """Tell whether a transformers model has a head that answers token by token.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+        >>> token_level_head(BertForMaskedLM(config))
+        True
+    """
+    return type(unwrap(module)).__name__.endswith(("ForMaskedLM", "ForTokenClassification", "ForPreTraining"))
 
 
 def _block_lists(module: nn.Module, prefix: str = "") -> dict[str, nn.ModuleList]:

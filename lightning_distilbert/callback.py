@@ -16,13 +16,14 @@ from lightning_distilbert import doctor
 from lightning_distilbert._compat import CallbackBase
 from lightning_distilbert.engine import Distiller
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import load_tokenizer
 from lightning_distilbert.objectives import Objective, resolve_objectives
+from lightning_distilbert.resume import ResumePoint
 from lightning_distilbert.schedules import Schedule
 from lightning_distilbert.taps import find_student
 from lightning_distilbert.teacher import Teacher
 
 PROJECTIONS = "_distillation_projections"
+RESUME_KEY = "lightning_distilbert_resume"
 
 
 class DistillationLoss(CallbackBase):
@@ -76,6 +77,7 @@ class DistillationLoss(CallbackBase):
         self._wrapped: Any = None  # the module whose training_step is wrapped
         self._replaced: Any = None  # what stood in its instance dictionary before
         self._hooks: list[RemovableHandle] = []
+        self._resume = ResumePoint()
 
     # -- mounting ------------------------------------------------------------------------------------------------------
 
@@ -107,15 +109,15 @@ class DistillationLoss(CallbackBase):
         doctor.check_not_student(pl_module, teacher.model)
         if self.student is None:
             self.distiller.student = find_student(pl_module)
-        self.distiller.build(pl_module)
         tokenizer = tokenizer_of(pl_module) or tokenizer_of(trainer.datamodule)
         config = getattr(teacher.model, "config", None)
-        if isinstance(teacher.source, str) and tokenizer is not None:
-            doctor.check_vocabularies(
-                tokenizer, load_tokenizer(teacher.source, teacher.trust_remote_code), teacher.name
-            )
         student_config = getattr(self.distiller.watch(pl_module).anchor, "config", None)
-        doctor.check_vocabulary_sizes(student_config, config, teacher.name)
+        self.distiller.mismatch = None
+        if tokenizer is not None and teacher.tokenizer is not None:
+            self.distiller.compare_vocabularies(doctor.check_vocabularies, tokenizer, teacher.tokenizer)
+        if self.distiller.mismatch is None:
+            self.distiller.compare_vocabularies(doctor.check_vocabulary_sizes, student_config, config)
+        self.distiller.build(pl_module)
         if "logits" in self.distiller.requires:
             data_labels = getattr(getattr(trainer.datamodule, "label_set", None), "names", None)
             for names in (doctor.label_names(student_config), data_labels):
@@ -172,6 +174,46 @@ class DistillationLoss(CallbackBase):
         if not any(module.training for module in student.modules()):
             student.train()
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Give back the random states of a checkpoint.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The LightningModule.
+        """
+        self._resume.start(trainer)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Note that gradients change from here on.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The LightningModule.
+            loss: The loss.
+        """
+        self._resume.begin_backward(trainer)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Note the random states, from which training may have to resume.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The LightningModule.
+            outputs: What the training step returned.
+            batch: The batch.
+            batch_idx: Its index.
+        """
+        self._resume.note(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Leave the random states as training left them.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The LightningModule.
+        """
+        self._resume.after_validation(trainer)
+
     def _unmount(self) -> None:
         module = self._wrapped
         if module is None:
@@ -208,7 +250,7 @@ class DistillationLoss(CallbackBase):
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Take the projections out of the weights that a strategy gathered in its own way.
+        """Take the projections out of the weights that a strategy gathered in its own way, and add where training is.
 
         Args:
             trainer: The Trainer.
@@ -216,6 +258,17 @@ class DistillationLoss(CallbackBase):
             checkpoint: The checkpoint to be saved.
         """
         strip_projections(pl_module, checkpoint["state_dict"], "", None)
+        checkpoint[RESUME_KEY] = self._resume.state(trainer)
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the random states until training starts.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The LightningModule.
+            checkpoint: The checkpoint being loaded.
+        """
+        self._resume.load(trainer, checkpoint.get(RESUME_KEY))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the projections, for resuming."""

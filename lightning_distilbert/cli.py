@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError, ArgumentParser, BooleanOptionalAction
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from lightning_distilbert._compat import FLAVOUR, LightningDataModule
 from lightning_distilbert.errors import DistillationError, MissingExtraError
+from lightning_distilbert.folder import _check_target
 from lightning_distilbert.module import DistillationModule
 from lightning_distilbert.precision import auto_precision
 
@@ -55,10 +57,12 @@ class DistillationCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Decide the precision where it was left open."""
-        trainer = self.config[self.subcommand].trainer
-        if trainer.precision is None:
-            trainer.precision = auto_precision()
+        """Decide the precision where it was left open, and refuse a folder that could not be written in the end."""
+        config = self.config[self.subcommand]
+        if config.trainer.precision is None:
+            config.trainer.precision = auto_precision()
+        if self.subcommand == "fit" and config.student_dir is not None:
+            check_target(config.student_dir)
 
     def _parse_ckpt_path(self) -> None:
         """Evaluate the model that the checkpoint describes; a fit takes its model from the command line alone."""
@@ -101,6 +105,29 @@ class DistillationCLI(LightningCLI):
         if self.trainer.is_global_zero:
             saved = self.model.save_student(self.config.fit.student_dir or root / "student")
             print(f"The student is in {saved}")
+
+
+def check_target(path: str | Path) -> None:
+    """Refuse a folder where no student can be saved, before hours of training rather than after them.
+
+    Args:
+        path: The folder to be written; a student that is there may be replaced.
+
+    Raises:
+        DistillationError: If it is a file, holds something else than a model, or may not be written.
+
+    Example:
+        >>> check_target("/tmp/new/student")
+    """
+    target = Path(path).expanduser().resolve()
+    _check_target(target, overwrite=True)
+    # the folder is written beside its place and moved there
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise DistillationError(
+            f"The student cannot be saved in {str(target)!r}: {str(above)!r} is no folder that you may write to. "
+            "Choose another --student_dir."
+        )
 
 
 def find_recipes(arguments: Sequence[str]) -> list[str]:
@@ -153,7 +180,66 @@ def run_quickstart(arguments: Sequence[str]) -> None:
     quickstart(arguments)
 
 
+class PlainParser(ArgumentParser):
+    """A parser of which a mistake is an error like all others: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print.
+
+        Raises:
+            DistillationError: In any case.
+        """
+        raise DistillationError(f"{message} (see {self.prog} --help)")
+
+
+def run_augment(arguments: Sequence[str]) -> None:
+    """Write a file of new texts made from those of another file.
+
+    Args:
+        arguments: Its options.
+    """
+    from lightning_distilbert.data.augmentation import augment_file, options_of
+
+    parser = PlainParser(
+        prog="lightning-distilbert augment",
+        description="Vary the texts of a file word by word, into unlabelled rows for a teacher.",
+        argument_default=SUPPRESS,  # what is not given is left to the function's own default
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--input", required=True, help="file of rows: .tsv, .csv, .jsonl or .parquet")
+    add("--output", required=True, help="file of the new rows: .jsonl")
+    add("--text", action="append", help="column of the text; give it twice for a pair (default: text)")
+    add("--label", help="column of the label (default: label)")
+    add("--keep_labels", action="store_true", help="new rows have the label of their source, and not null")
+    add("--with_source", action="store_true", help="write the rows of the input too, with their labels")
+    add("--columns", nargs="+", help="column names, for a table without a header")
+    add("--header", action=BooleanOptionalAction, help="whether a table has a header (default: without --columns)")
+    add("--delimiter", help="separator of a text table (default: by the suffix)")
+    add("--method", help="mlm: words that a model expects; words: those of the input itself, no model (default: mlm)")
+    add("--model", help="folder or hub name of a masked language model, for mlm")
+    add("--operations", nargs="+", help="what words does: any of replace delete swap (default: all)")
+    add("--beside", action=BooleanOptionalAction, help="mlm: show the model the text beside the masked one (default)")
+    add("--precision", help="mlm: bf16-mixed or 32-true (default: the fastest safe one here)")
+    described = {
+        "n": "variants drawn of each text",
+        "p": "probability that a word changes",
+        "k": "mlm: candidates for each word",
+        "seed": "of the draws",
+        "batch_size": "mlm: masked texts in one call of the model",
+        "max_length": "mlm: tokens that the model sees at most",
+    }
+    for name, default in options_of("mlm").items():
+        if name in described:
+            add(f"--{name}", type=type(default), help=f"{described[name]} (default: {default})")
+    options = vars(parser.parse_args(arguments))
+    source, output = options.pop("input"), options.pop("output")
+    read, written = augment_file(source, output, **options)
+    print(f"{output}: {written} rows, made from {read} rows of {source}")
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "augment": (run_augment, "vary the texts of a file, into unlabelled rows for a teacher"),
     "quickstart": (run_quickstart, "distil a real sentence encoder on this machine's docstrings, in minutes"),
     "recipes": (list_recipes, "list the recipes that can be given to fit --config"),
 }

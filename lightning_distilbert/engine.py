@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightning_distilbert.architectures import layers_of
+from lightning_distilbert.architectures import layers_of, token_level_head
+from lightning_distilbert.attention import ATTENTION_SIGNALS, attention_layers
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.objectives.base import Objective
 from lightning_distilbert.schedules import Schedule, value_at
 from lightning_distilbert.signals import ModelFacts
-from lightning_distilbert.taps import Paths, Record, Taps, resolve_paths
+from lightning_distilbert.taps import ENCODER_SIGNALS, Paths, Record, Taps, resolve_paths
 from lightning_distilbert.teacher import Teacher
 
 
@@ -62,6 +63,8 @@ class Distiller:
         self.requires = frozenset[str]().union(*(objective.requires for objective in objectives))
         self.names = unique_names(objectives)
         self.progress = 0.0
+        # how the vocabularies differ, where they do: the teacher then needs the texts in its own encoding
+        self.mismatch: DistillationError | None = None
 
     @property
     def parts(self) -> list[Objective]:
@@ -74,6 +77,40 @@ class Distiller:
         values = [self.task_weight, *(value for objective in self.parts for value in vars(objective).values())]
         return any(isinstance(value, Schedule) for value in values)
 
+    def compare_vocabularies(self, check: Callable[[Any, Any, str], None], student: Any, teacher: Any) -> None:
+        """Tell whether the teacher can read the student's token ids, and if not, whether it has to.
+
+        It does not where all objectives compare sequence by sequence, and the batches bring ``teacher_input_ids``.
+
+        Args:
+            check: `doctor.check_vocabularies` or `doctor.check_vocabulary_sizes`.
+            student: What the check takes of the student.
+            teacher: What it takes of the teacher.
+
+        Raises:
+            DistillationError: If the vocabularies differ and an objective compares token by token.
+        """
+        try:
+            check(student, teacher, self.teacher.name)
+        except DistillationError as error:
+            self.mismatch = error.with_traceback(None)  # which holds on to all that was at hand
+            self._refuse_token_level(False)
+
+    def _refuse_token_level(self, token_level_logits: bool) -> None:
+        """Refuse objectives that compare token by token what two tokenizers made of a text."""
+        names = [type(objective).__name__ for objective in self.parts if objective.token_level]
+        if token_level_logits:
+            names += [f"{type(objective).__name__} on a token-level head" for objective in self._on_logits()]
+        if names:
+            why = self.mismatch or "The batch carries teacher_input_ids: leave them out if they do."
+            raise DistillationError(
+                f"Student and teacher have to share one tokenizer where they are compared token by token, as in "
+                f"{', '.join(names)}. {why}"
+            ) from self.mismatch
+
+    def _on_logits(self) -> list[Objective]:
+        return [objective for objective in self.parts if "logits" in objective.requires]
+
     def build(self, root: nn.Module) -> None:
         """Check student and teacher against every objective and make the projections.
 
@@ -83,19 +120,23 @@ class Distiller:
         Raises:
             DistillationError: If an objective cannot compare the two.
         """
+        if self.mismatch is not None:
+            heads = [self.teacher.model, *resolve_paths(root, self.student, self.requires).values()]
+            self._refuse_token_level(any(token_level_head(head) for head in heads))
         student = facts_of("the student", root, self.student, self.requires)
         teacher = facts_of(f"the teacher {self.teacher.name}", self.teacher.model, self.teacher.paths, self.requires)
         for objective in self.parts:
             objective.build(student, teacher)
 
-    def watch(self, root: nn.Module, batch: Any = None) -> Taps:
+    def watch(self, root: nn.Module, batch: Any = None, positions: Tensor | None = None) -> Taps:
         """Return taps on the student, to be used as a context around its forwards.
 
         Args:
             root: The module under which the student's paths are resolved.
             batch: The batch of this step.
+            positions: Where a token-level head is evaluated, of shape ``(batch, sequence)``; None is everywhere.
         """
-        return Taps(root, self.student, self.requires, self.pooling, batch)
+        return Taps(root, self.student, self.requires, self.pooling, batch, positions)
 
     def set_progress(self, trainer: Any) -> None:
         """Read the training progress off the Trainer, for the schedules.
@@ -128,7 +169,8 @@ class Distiller:
             The terms by name, float32 scalars with a graph.
 
         Raises:
-            DistillationError: If the student did not run.
+            DistillationError: If the student did not run, or the batch does not hold what a teacher with another
+                tokenizer reads.
         """
         if not records:
             raise DistillationError(
@@ -136,12 +178,29 @@ class Distiller:
                 "compare with the teacher. Check the path, and that training_step calls this module itself (a "
                 "compiled copy does not run its hooks)."
             )
+        for record in records:
+            self._check_encoding(record)
         students = [record.signals for record in records]
-        teachers = [self.teacher(record.inputs, self.requires, record.signals.mask) for record in records]
+        teachers = [
+            self.teacher(record.inputs, self.requires, record.signals.mask, record.signals.positions)
+            for record in records
+        ]
         return {
             name: objective.over_records(students, teachers)
             for name, objective in zip(self.names, self.parts, strict=True)
         }
+
+    def _check_encoding(self, record: Record) -> None:
+        """Check that the teacher gets what it can read, and is compared with what can be compared."""
+        if "teacher_input_ids" in record.inputs:
+            logits = record.signals.logits
+            self._refuse_token_level(record.signals.positions is not None or (logits is not None and logits.dim() > 2))
+        elif self.mismatch is not None:
+            raise DistillationError(
+                "The batch holds no teacher_input_ids, and the teacher cannot read the student's input_ids. Let the "
+                "data bring the same texts as the teacher's tokenizer encodes them: teacher_input_ids and "
+                f"teacher_attention_mask beside input_ids. {self.mismatch}"
+            ) from self.mismatch
 
     def total(self, task_loss: Tensor | None, records: Sequence[Record]) -> tuple[Tensor, dict[str, Tensor]]:
         """Add the weighted terms to the task loss.
@@ -192,10 +251,11 @@ def facts_of(name: str, root: nn.Module, paths: Paths, requires: frozenset[str])
         requires: The signals that are needed.
 
     Raises:
-        DistillationError: If a path leads nowhere, or logits are needed of an encoder without a head.
+        DistillationError: If a path leads nowhere, logits are needed of an encoder without a head, or what attention
+            computes is needed of a model that does not show it.
     """
     sources = resolve_paths(root, paths, requires)
-    body = next(sources[signal] for signal in ("hidden_states", "embedding", "logits") if signal in sources)
+    body = next(sources[signal] for signal in (*ENCODER_SIGNALS, "logits") if signal in sources)
     facts = ModelFacts.of(name, getattr(body, "config", None))
     head = sources.get("logits")
     if isinstance(head, PreTrainedModel) and head.base_model is head:
@@ -205,11 +265,17 @@ def facts_of(name: str, root: nn.Module, paths: Paths, requires: frozenset[str])
         )
     head_config = getattr(head, "config", None)
     num_labels = getattr(head, "out_features", getattr(head_config, "num_labels", None))
-    num_layers = len(layers_of(body)) if "hidden_states" in requires else facts.num_layers
+    num_layers, num_heads = facts.num_layers, facts.num_heads
+    if "hidden_states" in requires:
+        num_layers = len(layers_of(body))
+    if attended := requires & set(ATTENTION_SIGNALS):
+        layers = attention_layers(sources[min(attended)], "attention_scores" in requires)
+        num_layers, num_heads = len(layers), layers[0].num_heads
     return ModelFacts(
         name=name,
         num_layers=num_layers,
         hidden_size=facts.hidden_size,
+        num_heads=num_heads,
         num_labels=num_labels,
         problem_type=getattr(head_config, "problem_type", None),
         initialised_from=facts.initialised_from,

@@ -22,10 +22,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as hf_logging
 
 from lightning_distilbert.architectures import backbone, unwrap
-from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.errors import DistillationError, check_choice
+from lightning_distilbert.loading import quiet
 from lightning_distilbert.spec import to_plain
 
 Pooling = Literal["mean", "cls"]
@@ -197,7 +197,7 @@ def save_student(
     # a link stays a link: what it points to is replaced
     target = Path(path).expanduser().resolve()
     _check_target(target, overwrite)
-    with _quiet(), _replacing(target) as folder:
+    with quiet(), _replacing(target) as folder:
         student.save_pretrained(folder)
         _write_tokenizer(tokenizer, folder, max_length or longest)
         if extra is not None:
@@ -211,8 +211,7 @@ def save_student(
 def _check_pooling(model: PreTrainedModel, pooling: str | None) -> None:
     if pooling is None:
         return
-    if pooling not in get_args(Pooling):
-        raise DistillationError(f"pooling={pooling!r} is unknown. Choose 'mean' or 'cls', or None for no pooling.")
+    check_choice("save_student(pooling=...)", pooling, get_args(Pooling))
     if backbone(model) is not model:
         raise DistillationError(
             f"pooling={pooling!r} is for sentence encoders, and {type(model).__name__} has a task head. "
@@ -233,18 +232,6 @@ def _check_target(target: Path, overwrite: bool) -> None:
             f"The folder {str(target)!r} holds {', '.join(inside[:3])} and no config.json: it is no model folder, and "
             "is not replaced. Choose a new or an empty folder."
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    bars = hf_logging.is_progress_bar_enabled()
-    if bars:
-        hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -90,19 +90,33 @@ def check_folder(name: str) -> None:
 
 
 @contextlib.contextmanager
-def building(progress: bool = False) -> Iterator[None]:
-    """Build on the CPU whatever device context is open, without transformers' reports of fresh heads."""
+def quiet(progress: bool = False) -> Iterator[None]:
+    """Silence transformers' reports and progress bars, for the time of a ``with`` block.
+
+    Args:
+        progress: Whether progress bars stay.
+    """
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     if bars and not progress:
         hf_logging.disable_progress_bar()
     try:
-        with torch.device("cpu"):
-            yield
+        yield
     finally:
         hf_logging.set_verbosity(level)
         if bars and not progress:
             hf_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def building(progress: bool = False) -> Iterator[None]:
+    """Build on the CPU whatever device context is open, without transformers' reports of fresh heads.
+
+    Args:
+        progress: Whether progress bars stay.
+    """
+    with quiet(progress), torch.device("cpu"):
+        yield
 
 
 def model_class(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeGuard, get_args
 
-from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.errors import DistillationError, check_choice
 
 Rule = Literal["uniform", "first", "last"]
 
@@ -44,8 +44,7 @@ def layer_choice(num_teacher_layers: int, layers: int | Sequence[int], rule: Rul
         >>> layer_choice(6, [1, 3, 5])
         (1, 3, 5)
     """
-    if rule not in get_args(Rule):
-        raise DistillationError(f"rule={rule!r} is unknown. Choose one of {', '.join(map(repr, get_args(Rule)))}.")
+    check_choice("layer_choice(rule=...)", rule, get_args(Rule))
     if not _is_integer(num_teacher_layers) or num_teacher_layers < 1:
         raise DistillationError(f"The teacher has {num_teacher_layers!r} layers; at least 1 is needed.")
     if _is_integer(layers):

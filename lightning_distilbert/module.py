@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +22,8 @@ from lightning_distilbert.folder import (
     tokenizer_from_files,
 )
 from lightning_distilbert.objectives import Objective, resolve_objectives
+from lightning_distilbert.optimization import adamw_with_warmup, clip_gradients
+from lightning_distilbert.resume import ResumePoint
 from lightning_distilbert.schedules import Schedule
 from lightning_distilbert.spec import Spec, from_config, to_plain
 from lightning_distilbert.student import Student
@@ -51,6 +52,8 @@ class DistillationModule(LightningModule):
         learning_rate: The peak learning rate of AdamW.
         weight_decay: Its weight decay, on weight matrices only.
         warmup: The share of the steps over which the learning rate rises, from 0 to 1; it then falls linearly to 0.
+        betas: AdamW's decay rates.
+        eps: AdamW's term for numerical stability.
         tokenizer: The folder or name of the tokenizer, if it is neither the teacher's nor the student's.
 
     Raises:
@@ -77,6 +80,8 @@ class DistillationModule(LightningModule):
         learning_rate: float = 5e-5,
         weight_decay: float = 0.01,
         warmup: float = 0.06,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
         tokenizer: str | Path | None = None,
     ) -> None:
         super().__init__()
@@ -95,6 +100,8 @@ class DistillationModule(LightningModule):
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
             "warmup": warmup,
+            "betas": betas,
+            "eps": eps,
             "tokenizer": tokenizer,
         }
         self.save_hyperparameters({name: plain_argument(name, value) for name, value in arguments.items()})
@@ -103,6 +110,7 @@ class DistillationModule(LightningModule):
         self._tokenizer_source = tokenizer
         self._tokenizer: Any = None
         self._later: dict[str, Tensor] = {}  # weights of projections that are not built yet
+        self._resume = ResumePoint()
 
         teacher = teacher if isinstance(teacher, Teacher) or teacher is None else Teacher(teacher)
         student = Student(source=str(student)) if isinstance(student, (str, Path)) else student
@@ -167,12 +175,12 @@ class DistillationModule(LightningModule):
         teacher = self.distiller.teacher
         doctor.check_not_student(self.student, teacher.model)
         config = getattr(teacher.model, "config", None)
-        if isinstance(teacher.source, str):
-            doctor.check_vocabularies(
-                self.tokenizer, load_tokenizer(teacher.source, teacher.trust_remote_code), teacher.name
-            )
+        self.distiller.mismatch = None
+        if teacher.tokenizer is not None:
+            self.distiller.compare_vocabularies(doctor.check_vocabularies, self.tokenizer, teacher.tokenizer)
         else:
-            doctor.check_vocabulary_sizes(getattr(self.student, "config", None), config, teacher.name)
+            student_config = getattr(self.student, "config", None)
+            self.distiller.compare_vocabularies(doctor.check_vocabulary_sizes, student_config, config)
         doctor.check_labels(self.labels, doctor.label_names(config), teacher.name)
         self._name_labels()
         known, trainer = len(list(self.objectives.parameters())), cast(Any, self._trainer)
@@ -199,6 +207,32 @@ class DistillationModule(LightningModule):
             self.distiller.teacher.prepare(self.device, self.trainer.precision_plugin)
             doctor.check_optimizers(self.objectives.parameters(), self.trainer.optimizers, self.distiller.teacher.model)
 
+    def on_train_start(self) -> None:
+        """Give back the random states of a checkpoint, after all that draws numbers before training."""
+        self._resume.start(self.trainer)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Note that gradients change from here on.
+
+        Args:
+            loss: The loss.
+        """
+        self._resume.begin_backward(self.trainer)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Note the random states, from which training may have to resume.
+
+        Args:
+            outputs: What the training step returned.
+            batch: The batch.
+            batch_idx: Its index.
+        """
+        self._resume.note(self.trainer)
+
+    def on_validation_end(self) -> None:
+        """Leave the random states as training left them."""
+        self._resume.after_validation(self.trainer)
+
     def forward(self, batch: Batch) -> Outputs:
         """Run the student on a batch.
 
@@ -219,7 +253,7 @@ class DistillationModule(LightningModule):
         if self.distiller is None:
             raise DistillationError("There is nothing to watch: this module has no teacher.")
         self.distiller.set_progress(self.trainer)
-        return self.distiller.watch(self.student, batch)
+        return self.distiller.watch(self.student, batch, self.task.positions(batch))
 
     def distillation_loss(self, task_loss: Tensor | None, taps: Taps) -> Tensor:
         """Add the distillation terms to a loss and log them.
@@ -262,45 +296,20 @@ class DistillationModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW with decay on weight matrices only, and a linear warm-up and decay per step."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.hparams["weight_decay"]},
-            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        fused = self.device.type in ("cpu", "cuda") and not (scaler and self.trainer.gradient_clip_val)
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], fused=fused)
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            return optimizer
-        rising = max(1, round(steps * self.hparams["warmup"]))
-
-        def rate(step: int) -> float:
-            return min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        names = ("learning_rate", "weight_decay", "warmup", "betas", "eps")
+        return adamw_with_warmup(self, **{name: self.hparams[name] for name in names})
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip as Lightning does, but for a fused optimizer under bf16-mixed too.
 
-        Lightning refuses that pair for the sake of a gradient scaler, which only 16-mixed has; without the fused kernel
-        AdamW takes longer than the backward of a small student.
-
         Args:
             optimizer: The optimizer.
             gradient_clip_val: The Trainer's.
             gradient_clip_algorithm: The Trainer's, ``"norm"`` or ``"value"``.
         """
-        precision = self.trainer.precision_plugin
-        if not gradient_clip_val or getattr(precision, "scaler", None) is not None:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_algorithm == "value":
-            precision.clip_grad_by_value(optimizer, gradient_clip_val)
-        else:
-            precision.clip_grad_by_norm(optimizer, gradient_clip_val)
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
@@ -339,7 +348,7 @@ class DistillationModule(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Any]:
         """Return one plain answer per row."""
-        return self.task.decode(self(batch), self.labels)
+        return self.task.predict(self, batch)
 
     def predict(
         self, texts: Sequence[str | tuple[str, str]], batch_size: int = 32, max_length: int | None = None
@@ -370,7 +379,7 @@ class DistillationModule(LightningModule):
                 for start in range(0, len(order), batch_size):
                     part = order[start : start + batch_size]
                     batch = {name: value.to(self.device) for name, value in pad_batch(rows[part], padding).items()}
-                    answers.update(zip(part, self.task.decode(self(batch), self.labels), strict=True))
+                    answers.update(zip(part, self.task.predict(self, batch), strict=True))
         finally:
             for module, training in modes:
                 module.training = training
@@ -380,7 +389,7 @@ class DistillationModule(LightningModule):
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer that encodes for student and teacher alike."""
+        """The tokenizer that encodes for the student, and for a teacher with the same vocabulary."""
         if self._tokenizer is None:
             teacher = self.distiller.teacher if self.distiller is not None else None
             spec_source = self.student_spec.source if self.student_spec is not None else None
@@ -393,6 +402,15 @@ class DistillationModule(LightningModule):
                 )
             self._tokenizer = load_tokenizer(source)
         return self._tokenizer
+
+    @property
+    def teacher_tokenizer(self) -> Any:
+        """The teacher's tokenizer where it is another one than the student's, else None.
+
+        Data modules then encode each text twice, and a batch carries ``teacher_input_ids`` beside ``input_ids``.
+        """
+        theirs = self.distiller.teacher.tokenizer if self.distiller is not None else None
+        return None if theirs is None or theirs.get_vocab() == self.tokenizer.get_vocab() else theirs
 
     def save_student(self, path: str | Path, max_length: int | None = None) -> Path:
         """Save the student as a plain transformers folder, which loads without this package.
@@ -424,7 +442,7 @@ class DistillationModule(LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what the student is built from, so that loading it needs no teacher."""
+        """Store what the student is built from, so that loading it needs no teacher, and where training stands."""
         config = getattr(self.student, "config", None)
         if config is not None:
             spec = Student(config=config.to_dict())
@@ -433,13 +451,17 @@ class DistillationModule(LightningModule):
             checkpoint[CHECKPOINT_KEY] = {"tokenizer": tokenizer_files(self.tokenizer)}
         except DistillationError:  # a module of finished models has none, and trains without
             checkpoint[CHECKPOINT_KEY] = {"tokenizer": None}
+        if self._trainer is not None and "optimizer_states" in checkpoint:  # not of weights alone
+            checkpoint[CHECKPOINT_KEY]["resume"] = self._resume.state(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the tokenizer from the checkpoint, and put projections aside that only a fit will make."""
+        """Take the tokenizer from the checkpoint, and put aside what only a fit needs: projections, random states."""
         weights, own = checkpoint["state_dict"], self.state_dict().keys()
         later = [name for name in weights if name.startswith("objectives.") and name not in own]
         self._later = {name.removeprefix("objectives."): weights.pop(name) for name in later}
-        files: Mapping[str, str] | None = checkpoint.get(CHECKPOINT_KEY, {}).get("tokenizer")
+        kept = checkpoint.get(CHECKPOINT_KEY, {})
+        self._resume.load(self._trainer, kept.get("resume"))
+        files: Mapping[str, str] | None = kept.get("tokenizer")
         if files and self._tokenizer is None:
             self._tokenizer = tokenizer_from_files(dict(files))
 

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, DistilBertConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from lightning_distilbert.architectures import backbone, layers_of, unwrap
-from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.conversion import (
+    check_convertible,
+    check_epsilon,
+    distilbert_config,
+    distilbert_head,
+    distilbert_state,
+)
+from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.loading import building, load_model, model_class, short
 from lightning_distilbert.mapping import Rule, layer_choice
+from lightning_distilbert.narrow import Narrowing
 from lightning_distilbert.spec import Spec
 
 Architecture = Literal["auto", "distilbert", "same"]
 # what belongs to one saved model and must not travel into another model's config
 PROVENANCE = ("initialised_from", "lightning_distilbert")
-# DistilBERT writes this value into its code; no config can change it
-DISTILBERT_EPS = 1e-12
-# BERT block -> DistilBERT block
-BLOCK_NAMES = {
-    "attention.self.query": "attention.q_lin",
-    "attention.self.key": "attention.k_lin",
-    "attention.self.value": "attention.v_lin",
-    "attention.output.dense": "attention.out_lin",
-    "attention.output.LayerNorm": "sa_layer_norm",
-    "intermediate.dense": "ffn.lin1",
-    "output.dense": "ffn.lin2",
-    "output.LayerNorm": "output_layer_norm",
+# config values that say what `build_student` has an argument for
+SIZE_ARGUMENTS = {
+    "num_hidden_layers": "layers",
+    "n_layers": "layers",
+    "dim": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size",
 }
 
 
@@ -45,12 +47,16 @@ class Student(Spec):
 
     Args:
         layers: How many layers, or which ones. None is half of the teacher's, as in DistilBERT, or all of a ``source``.
-        architecture: ``"distilbert"`` turns BERT layers into DistilBERT layers; ``"same"`` keeps the architecture;
-            ``"auto"`` is the first for a BERT and the second for all others.
+        architecture: ``"distilbert"`` turns BERT, RoBERTa and ELECTRA layers into DistilBERT layers; ``"same"`` keeps
+            the architecture; ``"auto"`` is the first for a BERT and the second for all others.
         rule: How a number of layers is chosen: see `layer_choice`.
         source: A folder or a hub name.
         config: A transformers config as a plain dict with its ``model_type``.
         trust_remote_code: Whether code that comes with a model may run.
+        hidden_size: The width of a narrower student; None keeps the teacher's. See `Narrowing` for what is kept.
+        num_attention_heads: Its heads, which must divide its width; None keeps their number.
+        intermediate_size: The neurons of its feed-forward parts; None keeps their number.
+        dropout: The share of values that every dropout of the student drops in training; None keeps the teacher's.
 
     Raises:
         DistillationError: If the arguments contradict each other or a name is unknown.
@@ -68,15 +74,29 @@ class Student(Spec):
         source: str | None = None,
         config: dict[str, Any] | None = None,
         trust_remote_code: bool = False,
+        hidden_size: int | None = None,
+        num_attention_heads: int | None = None,
+        intermediate_size: int | None = None,
+        dropout: float | None = None,
     ) -> None:
-        _check_choice("architecture", architecture, get_args(Architecture))
-        _check_choice("rule", rule, get_args(Rule))
-        if config is not None and (source is not None or layers is not None):
-            raise DistillationError("Student(config=...) builds a whole model. Leave out source and layers with it.")
-        if source is not None and layers is None and (architecture == "distilbert" or rule != "uniform"):
+        check_choice("Student(architecture=...)", architecture, get_args(Architecture))
+        check_choice("Student(rule=...)", rule, get_args(Rule))
+        sizes = {
+            "hidden_size": hidden_size,
+            "num_attention_heads": num_attention_heads,
+            "intermediate_size": intermediate_size,
+        }
+        narrower = [name for name, size in sizes.items() if size is not None]
+        if config is not None and (source is not None or layers is not None or narrower):
+            raise DistillationError(
+                f"Student(config=...) builds a whole model. Leave out {', '.join(['source', 'layers', *narrower])} "
+                "with it."
+            )
+        cuts = [*narrower, *["architecture"] * (architecture == "distilbert"), *["rule"] * (rule != "uniform")]
+        if source is not None and layers is None and cuts:
             raise DistillationError(
                 f"Student(source={str(source)!r}) without layers loads that model as it is, so that "
-                f"architecture={architecture!r} and rule={rule!r} have no effect. Say how many layers to cut out of it."
+                f"{', '.join(cuts)} would have no effect. Say how many layers to cut out of it."
             )
         self.layers = layers
         self.architecture: Architecture = architecture
@@ -84,6 +104,10 @@ class Student(Spec):
         self.source = source
         self.config = config
         self.trust_remote_code = trust_remote_code
+        self.hidden_size = hidden_size
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.dropout = _checked_dropout(dropout)
 
     def build(
         self,
@@ -107,9 +131,10 @@ class Student(Spec):
         """
         if self.config is not None:
             with building():
-                return _finish(_new_model(_config_from(self.config, config_overrides), auto_class))
+                config = _config_from(self.config, config_overrides, self.dropout)
+                return _finish(_new_model(config, auto_class))
         if self.source is not None and self.layers is None:
-            return _load_as_it_is(self.source, auto_class, self.trust_remote_code, config_overrides)
+            return _load_as_it_is(self.source, auto_class, self.trust_remote_code, config_overrides, self.dropout)
         origin = teacher if self.source is None else self.source
         if origin is None:
             raise DistillationError(
@@ -122,6 +147,10 @@ class Student(Spec):
             rule=self.rule,
             auto_class=auto_class,
             trust_remote_code=self.trust_remote_code,
+            hidden_size=self.hidden_size,
+            num_attention_heads=self.num_attention_heads,
+            intermediate_size=self.intermediate_size,
+            dropout=self.dropout,
             **config_overrides,
         )
 
@@ -134,23 +163,32 @@ def build_student(
     auto_class: str = "AutoModel",
     *,
     trust_remote_code: bool = False,
+    hidden_size: int | None = None,
+    num_attention_heads: int | None = None,
+    intermediate_size: int | None = None,
+    dropout: float | None = None,
     **config_overrides: Any,
 ) -> PreTrainedModel:
-    """Cut a student with fewer layers out of a teacher.
+    """Cut a student with fewer layers, and if asked narrower ones, out of a teacher.
 
-    All weights outside the layers are copied, and of the layers the chosen ones. From BERT to DistilBERT the embedding
-    of token type 0 is added to each position embedding, because DistilBERT has no token types; the word embeddings stay
-    as they are, since a masked-language head is tied to them. In eval mode the student's hidden states then equal those
-    of the teacher with the same layers alone. A task head is copied if teacher and student have the same class and the
-    same labels in the same order; any other head starts fresh.
+    All weights outside the layers are copied, and of the layers the chosen ones. Into a DistilBERT the embedding of
+    token type 0 is added to each position embedding, because DistilBERT has no token types; the word embeddings stay
+    as they are, since a masked-language head is tied to them. RoBERTa's unused first positions are left out. In eval
+    mode the hidden states of a student as wide as its teacher then equal those of the teacher with the same layers
+    alone. A task head is copied if teacher and student are of the same task with the same labels in the same order; any
+    other head starts fresh.
 
     Args:
         teacher: A transformers model, a folder, or a hub name. It is not changed.
         layers: How many layers, or which ones; None is half of them, at least one.
-        architecture: ``"auto"``, ``"distilbert"`` (of a BERT or a DistilBERT) or ``"same"``.
+        architecture: ``"auto"``, ``"distilbert"`` (of a BERT, RoBERTa, ELECTRA or DistilBERT) or ``"same"``.
         rule: How a number of layers is chosen: see `layer_choice`.
         auto_class: The transformers auto class of the student.
         trust_remote_code: Whether code that comes with the teacher may run.
+        hidden_size: The student's width; None keeps the teacher's. See `Narrowing` for what is kept.
+        num_attention_heads: The student's heads; None keeps their number.
+        intermediate_size: The neurons of the student's feed-forward parts; None keeps their number.
+        dropout: The share of values that every dropout of the student drops in training; None keeps the teacher's.
         **config_overrides: Config values of the student; unknown names are refused.
 
     Returns:
@@ -158,45 +196,50 @@ def build_student(
         layers.
 
     Raises:
-        DistillationError: If the teacher cannot be loaded or lacks weights, the layers are out of range, the
+        DistillationError: If the teacher cannot be loaded or lacks weights, the layers or sizes are out of range, the
             architecture cannot be reached from this teacher, or a config value is unknown.
 
     Example:
         >>> from transformers import BertConfig, BertModel
         >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=4, num_attention_heads=1)
-        >>> student = build_student(BertModel(config), layers=2)
-        >>> type(student).__name__, student.config.initialised_from
-        ('DistilBertModel', [0, 3])
+        >>> student = build_student(BertModel(config), layers=2, hidden_size=2)
+        >>> type(student).__name__, student.config.initialised_from, student.config.dim
+        ('DistilBertModel', [0, 3], 2)
     """
-    _check_choice("architecture", architecture, get_args(Architecture))
+    check_choice("build_student(architecture=...)", architecture, get_args(Architecture))
+    for name in SIZE_ARGUMENTS.keys() & config_overrides.keys():
+        raise DistillationError(f"A student that is cut out has no free {name}: use {SIZE_ARGUMENTS[name]} for it.")
     source = _as_model(teacher, auto_class, trust_remote_code)
     encoder = backbone(source)
     blocks = layers_of(encoder)
     chosen = layer_choice(len(blocks), max(1, len(blocks) // 2) if layers is None else layers, rule)
     kind = source.config.model_type
+    converted = kind != "distilbert" and (architecture == "distilbert" or (architecture, kind) == ("auto", "bert"))
     config: PreTrainedConfig
-    if architecture == "distilbert" and kind not in ("bert", "distilbert"):
-        raise DistillationError(
-            f"A {kind!r} model cannot be turned into a DistilBERT, only a BERT can. Use architecture='same'."
-        )
-    if kind == "bert" and architecture != "same":
-        _check_convertible(source.config)
-        config = _distilbert_config(source.config, len(chosen))
-        state = _distilbert_state(encoder, chosen)
+    if converted:
+        check_convertible(source.config)
+        config = distilbert_config(source.config, len(chosen))
+        state = distilbert_state(encoder, source.config, chosen)
     else:
         config = _shorter_config(source.config, chosen)
         state = _shorter_state(encoder, blocks, chosen)
+    narrowing = None
+    sizes = (hidden_size, num_attention_heads, intermediate_size)
+    if any(size is not None for size in sizes):
+        narrowing = Narrowing(config, state, *sizes)
+        config = narrowing.config
     config.initialised_from = list(chosen)
     with building():
-        student = _new_model(_override(config, config_overrides), auto_class, trust_remote_code)
+        student = _new_model(_override(config, config_overrides, dropout), auto_class, trust_remote_code)
+        head = distilbert_head(source, student) if converted else _own_head(source, student)
+        if narrowing is not None:
+            state = narrowing.cut(state, backbone(student).state_dict())
+            head = narrowing.cut(head, student.state_dict())
         _copy_encoder(state, student, kind)
-        _copy_head(source, student)
+        _copy_head(head, source.config, student)
+        if converted:
+            check_epsilon(student, source.config.layer_norm_eps)
     return _finish(student)
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise DistillationError(f"{name}={value!r} is unknown. Choose one of {', '.join(map(repr, choices))}.")
 
 
 def _as_model(teacher: object, auto_class: str, trust_remote_code: bool) -> PreTrainedModel:
@@ -212,15 +255,15 @@ def _as_model(teacher: object, auto_class: str, trust_remote_code: bool) -> PreT
 
 
 def _load_as_it_is(
-    source: str, auto_class: str, trust_remote_code: bool, overrides: Mapping[str, Any]
+    source: str, auto_class: str, trust_remote_code: bool, overrides: Mapping[str, Any], dropout: float | None
 ) -> PreTrainedModel:
     loaded = load_model(source, auto_class, trust_remote_code)
     config = type(loaded.config).from_dict(loaded.config.to_dict())
     with building():
         # a second model, since labels set on a finished one would not change the size of its head
-        student = _new_model(_override(config, overrides), auto_class, trust_remote_code)
+        student = _new_model(_override(config, overrides, dropout), auto_class, trust_remote_code)
         _copy_encoder(backbone(loaded).state_dict(), student, config.model_type)
-        _copy_head(loaded, student)
+        _copy_head(_own_head(loaded, student), loaded.config, student)
     return _finish(student)
 
 
@@ -242,14 +285,20 @@ def _finish(student: PreTrainedModel) -> PreTrainedModel:
     return student.train()
 
 
-def _config_from(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> PreTrainedConfig:
+def _checked_dropout(dropout: float | None) -> float | None:
+    if dropout is not None and not 0.0 <= dropout < 1.0:
+        raise DistillationError(f"dropout={dropout} is a share of values: 0 <= dropout < 1, or None.")
+    return dropout
+
+
+def _config_from(values: Mapping[str, Any], overrides: Mapping[str, Any], dropout: float | None) -> PreTrainedConfig:
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise DistillationError(f"Student(config=...) has model_type={kind!r}, which transformers does not know.")
-    return _override(CONFIG_MAPPING[kind].from_dict(dict(values)), overrides)
+    return _override(CONFIG_MAPPING[kind].from_dict(dict(values)), overrides, dropout)
 
 
-def _override(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrainedConfig:
+def _override(config: PreTrainedConfig, overrides: Mapping[str, Any], dropout: float | None) -> PreTrainedConfig:
     unknown = [name for name in overrides if not hasattr(config, name)]
     if unknown:
         raise DistillationError(
@@ -257,6 +306,9 @@ def _override(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrai
             f"{type(config).__name__}."
         )
     values = dict(overrides)
+    if _checked_dropout(dropout) is not None:
+        # each architecture has names of its own, such as hidden_dropout_prob and attention_dropout
+        values = {name: dropout for name in config.to_dict() if name.endswith(("dropout", "dropout_prob"))} | values
     names = values.pop("id2label", None)
     count = values.pop("num_labels", None)
     if names is not None:
@@ -301,61 +353,6 @@ def _shorter_state(encoder: nn.Module, blocks: nn.ModuleList, chosen: tuple[int,
     return state
 
 
-def _check_convertible(config: PreTrainedConfig) -> None:
-    """Refuse a BERT of which a DistilBERT would compute something else."""
-    wanted = {
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-        "layer_norm_eps": DISTILBERT_EPS,
-    }
-    for name, value in wanted.items():
-        if (seen := getattr(config, name, value)) != value:
-            raise DistillationError(
-                f"The teacher's {name} is {seen!r}; DistilBERT knows {value!r} only. Use architecture='same'."
-            )
-
-
-def _distilbert_config(bert: PreTrainedConfig, num_layers: int) -> DistilBertConfig:
-    labels: Any = {"id2label": bert.id2label, "label2id": bert.label2id}
-    config = DistilBertConfig(
-        vocab_size=bert.vocab_size,
-        max_position_embeddings=bert.max_position_embeddings,
-        sinusoidal_pos_embds=False,
-        n_layers=num_layers,
-        n_heads=bert.num_attention_heads,
-        dim=bert.hidden_size,
-        hidden_dim=bert.intermediate_size,
-        dropout=bert.hidden_dropout_prob,
-        attention_dropout=bert.attention_probs_dropout_prob,
-        activation=bert.hidden_act,
-        initializer_range=bert.initializer_range,
-        pad_token_id=bert.pad_token_id,
-        bos_token_id=bert.bos_token_id,
-        eos_token_id=bert.eos_token_id,
-        tie_word_embeddings=bert.tie_word_embeddings,
-        problem_type=bert.problem_type,
-        **copy.deepcopy(labels),
-    )
-    if bert.classifier_dropout is not None:
-        config.seq_classif_dropout = bert.classifier_dropout
-    return config
-
-
-def _distilbert_state(bert: nn.Module, chosen: tuple[int, ...]) -> dict[str, Tensor]:
-    source = bert.state_dict()
-    positions = source["embeddings.position_embeddings.weight"].float()
-    token_type = source["embeddings.token_type_embeddings.weight"][0].float()
-    state = {"embeddings.position_embeddings.weight": positions + token_type}
-    for name in ("word_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"):
-        state[f"embeddings.{name}"] = source[f"embeddings.{name}"]
-    for new, old in enumerate(chosen):
-        for theirs, ours in BLOCK_NAMES.items():
-            for kind in ("weight", "bias"):
-                state[f"transformer.layer.{new}.{ours}.{kind}"] = source[f"encoder.layer.{old}.{theirs}.{kind}"]
-    return state
-
-
 def _copy_encoder(state: Mapping[str, Tensor], student: PreTrainedModel, kind: str) -> None:
     """Copy all encoder weights, or refuse: one left out would be a silently worse start."""
     target = backbone(student)
@@ -371,21 +368,19 @@ def _copy_encoder(state: Mapping[str, Tensor], student: PreTrainedModel, kind: s
     target.load_state_dict(fitting, strict=False)
 
 
-def _copy_head(source: PreTrainedModel, student: PreTrainedModel) -> None:
-    if (
-        type(source) is not type(student)
-        or backbone(source) is source
-        or not _same_labels(source.config, student.config)
-    ):
-        return
+def _own_head(source: PreTrainedModel, student: PreTrainedModel) -> dict[str, Tensor]:
+    if type(source) is not type(student) or backbone(source) is source:
+        return {}
     prefix = f"{source.base_model_prefix}."
+    return {name: value for name, value in source.state_dict().items() if not name.startswith(prefix)}
+
+
+def _copy_head(head: Mapping[str, Tensor], config: PreTrainedConfig, student: PreTrainedModel) -> None:
+    if not _same_labels(config, student.config):
+        return
     own = student.state_dict()
-    head = {
-        name: value
-        for name, value in source.state_dict().items()
-        if not name.startswith(prefix) and name in own and own[name].shape == value.shape
-    }
-    student.load_state_dict(head, strict=False)
+    fitting = {name: value for name, value in head.items() if name in own and own[name].shape == value.shape}
+    student.load_state_dict(fitting, strict=False)
 
 
 def _same_labels(first: PreTrainedConfig, second: PreTrainedConfig) -> bool:

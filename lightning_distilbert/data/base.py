@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lightning_distilbert._compat import LightningDataModule
 from lightning_distilbert.data.batching import FixedBatches, LengthGroupedSampler
-from lightning_distilbert.data.encoding import Padding, pad_batch
+from lightning_distilbert.data.encoding import EncodedDataset, Padding, encode, pad_batch
 from lightning_distilbert.data.readers import Row, describe, read_rows
+from lightning_distilbert.data.resume import ResumableLoader
 from lightning_distilbert.data.sources import is_hub_name, load_hub, open_splits
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.folder import load_tokenizer
 
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("predict",)}
 
@@ -38,6 +42,8 @@ class TextData(LightningDataModule):
         num_workers: Processes that make batches. Rows are tokenised beforehand, so 0 is fast enough mostly.
         pad_to_multiple_of: Round padded lengths up, as for tensor cores; None does not.
         seed: Of the order of training rows.
+        unlabelled: Further training rows, of which only a teacher knows what they say: a file, rows, or another source
+            with a training split. They are mixed with the others, or stand alone where `source` has no ``train``.
 
     Raises:
         DistillationError: If a size is out of range.
@@ -56,6 +62,7 @@ class TextData(LightningDataModule):
         num_workers: int = 0,
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
+        unlabelled: Any = None,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_length": max_length}
@@ -75,14 +82,17 @@ class TextData(LightningDataModule):
         self.num_workers = num_workers
         self.pad_to_multiple_of = pad_to_multiple_of
         self.seed = seed
+        self.unlabelled = unlabelled
         self._splits: dict[str, Any] | None = None
         self._encoded: dict[str, Any] = {}
         self._encoded_for: Any = None
+        self._teacher_vocabulary: Any = None
 
     def prepare_data(self) -> None:
-        """Download a hub data set, which Lightning does once per node before any process calls `setup`."""
-        if is_hub_name(self.source):
-            load_hub(self.source)
+        """Download hub data sets, which Lightning does once per node before any process calls `setup`."""
+        for source in (self.source, self.unlabelled):
+            if is_hub_name(source):
+                load_hub(source)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenise the splits of a stage, unless that is done.
@@ -91,8 +101,11 @@ class TextData(LightningDataModule):
             stage: ``"fit"``, ``"validate"``, ``"test"``, ``"predict"``, or None for all splits that there are.
 
         Raises:
-            DistillationError: If the stage's split is missing, or a row of it is bad.
+            DistillationError: If the stage's split is missing, or a row of it is bad, or there are unlabelled rows and
+                no teacher.
         """
+        if stage in ("fit", None):
+            self._meet_teacher()
         # the same data may serve a second module, of another tokenizer or with other labels
         encoded_for = self.depends_on()
         if encoded_for != self._encoded_for:
@@ -128,7 +141,7 @@ class TextData(LightningDataModule):
     def depends_on(self) -> Any:
         """Return what the encoded rows depend on beside `source`: if it changes, they are made again."""
         tokenizer = self.get_tokenizer()
-        return type(tokenizer), hash(frozenset(tokenizer.get_vocab().items())), self.effective_max_length()
+        return _vocabulary(tokenizer), self.effective_max_length()
 
     def splits(self) -> dict[str, Any]:
         """Return what `find_splits` found, once."""
@@ -138,6 +151,10 @@ class TextData(LightningDataModule):
 
     def has(self, split: str) -> bool:
         """Tell whether there is such a split; predictions fall back to the test split."""
+        return self.has_source(split) or (split == "train" and self.unlabelled is not None)
+
+    def has_source(self, split: str) -> bool:
+        """Tell whether `source` has such a split."""
         return self._present(split) in self.splits()
 
     def split_source(self, split: str) -> Any:
@@ -153,6 +170,57 @@ class TextData(LightningDataModule):
         """Read a split's rows."""
         return read_rows(self.split_source(split), self.columns, self.header, self.delimiter)
 
+    def read_unlabelled(self, columns: Sequence[str]) -> list[Row]:
+        """Read the rows of `unlabelled`.
+
+        Args:
+            columns: The columns of text; a list of strings is the rows of one column.
+
+        Raises:
+            DistillationError: If it has splits and no training split among them.
+        """
+        source = self.unlabelled
+        if isinstance(source, Sequence) and not isinstance(source, str) and source and isinstance(source[0], str):
+            source = [{columns[0]: text} for text in source]
+        splits = open_splits(source)
+        if "train" not in splits:
+            raise DistillationError(
+                f"unlabelled: {describe(source)} has only the splits {list(splits)}. Name the file or pass the rows "
+                "that are meant."
+            )
+        return read_rows(splits["train"], self.columns, self.header, self.delimiter)
+
+    def encode_texts(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        extras: dict[str, Any] | None,
+        name: str,
+        train: bool = False,
+    ) -> EncodedDataset:
+        """Tokenise texts; for training also with the teacher's tokenizer, where it is another.
+
+        Args:
+            texts: The texts, or the first of each pair.
+            pairs: The second of each pair.
+            extras: Values that go along with each row.
+            name: What the progress bar says.
+            train: Whether the teacher reads them.
+
+        Returns:
+            The encoded rows.
+        """
+        data = encode(self.get_tokenizer(), texts, pairs, self.effective_max_length(), extras, name=name)
+        other = self.teacher_tokenizer() if train else None
+        if other is not None:
+            longest = min(self.max_length, other.model_max_length)
+            data.teacher = encode(other, texts, pairs, longest, name=f"{name} for the teacher")
+        return data
+
+    def teacher_tokenizer(self) -> Any:
+        """Return the tokenizer of the attached module's teacher if it is another than the student's, else None."""
+        return getattr(self.attached_module(), "teacher_tokenizer", None)
+
     def get_tokenizer(self) -> Any:
         """Return the tokenizer: the one given, or the attached module's.
 
@@ -160,10 +228,7 @@ class TextData(LightningDataModule):
             DistillationError: If there is neither, or it cannot be loaded.
         """
         if isinstance(self.tokenizer, (str, Path)):
-            try:
-                self.tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
-            except (OSError, ValueError) as error:
-                raise DistillationError(f"No tokenizer can be loaded from {self.tokenizer!r}: {error}") from error
+            self.tokenizer = load_tokenizer(self.tokenizer)
         tokenizer = self.tokenizer if self.tokenizer is not None else getattr(self.attached_module(), "tokenizer", None)
         if tokenizer is None:
             raise DistillationError(
@@ -186,7 +251,11 @@ class TextData(LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """Return the validation loader (or loaders); an empty list where there is no such split."""
-        return self._eval_loaders("validation", "validate") if self.has("validation") else []
+        if not self.has("validation"):
+            # what Lightning says of it is no news: the splits were named by the user
+            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero", UserWarning)
+            return []
+        return self._eval_loaders("validation", "validate")
 
     def test_dataloader(self) -> Any:
         """Return the test loader (or loaders)."""
@@ -212,9 +281,29 @@ class TextData(LightningDataModule):
             return [self._loader(part, self.eval_batch_size, shuffle=False) for part in data]
         return self._loader(data, self.eval_batch_size, shuffle=False)
 
-    def _collate(self) -> Any:
+    def _meet_teacher(self) -> None:
+        """Check that unlabelled rows have a teacher, and encode the training rows again for another tokenizer of it."""
+        module = self.attached_module()
+        if self.unlabelled is not None and hasattr(module, "distiller"):
+            owners = [module, *getattr(self.trainer, "callbacks", [])]
+            if all(getattr(owner, "distiller", None) is None for owner in owners):
+                raise DistillationError(
+                    "There are unlabelled rows and no teacher, so nothing can be learnt from them. Give the module a "
+                    "teacher, or leave `unlabelled` out."
+                )
+        other = self.teacher_tokenizer()
+        vocabulary = None if other is None else _vocabulary(other)
+        if vocabulary != self._teacher_vocabulary:
+            self._encoded.pop("train", None)
+            self._teacher_vocabulary = vocabulary
+
+    def _collate(self, train: bool = False) -> Any:
+        other = self.teacher_tokenizer() if train else None
         return functools.partial(
-            pad_batch, tokenizer=Padding.of(self.get_tokenizer()), multiple_of=self.pad_to_multiple_of
+            pad_batch,
+            tokenizer=Padding.of(self.get_tokenizer()),
+            multiple_of=self.pad_to_multiple_of,
+            teacher=None if other is None else Padding.of(other),
         )
 
     def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> DataLoader:
@@ -227,14 +316,15 @@ class TextData(LightningDataModule):
             # Lightning then replaces the sampler by one of single rows, and shares them out itself
             whole = LengthGroupedSampler(dataset.lengths, batch_size, shuffle=False, num_replicas=1, rank=0)
             dataset, sampler = FixedBatches(dataset, list(whole)), None
-        return DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=sampler,
-            collate_fn=self._collate(),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
+        options: dict[str, Any] = {
+            "collate_fn": self._collate(train=shuffle),
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+        }
+        if shuffle and not overfit:
+            return ResumableLoader(dataset, sampler, self.trainer, **options)
+        # with a generator of its own a validation takes no number from the training's
+        return DataLoader(dataset, batch_size=None, sampler=sampler, generator=torch.Generator(), **options)
 
     def _ordered_loader(self, dataset: Any) -> DataLoader:
         # Lightning wraps the sampler to track indices, which it can do with plain batches only
@@ -251,3 +341,8 @@ def as_list(value: str | Sequence[str]) -> list[str]:
         (['text'], ['a', 'b'])
     """
     return [value] if isinstance(value, str) else list(value)
+
+
+def _vocabulary(tokenizer: Any) -> tuple[type, int]:
+    """Return what tells two tokenizers apart."""
+    return type(tokenizer), hash(frozenset(tokenizer.get_vocab().items()))

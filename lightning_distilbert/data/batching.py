@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
@@ -71,6 +72,7 @@ class LengthGroupedSampler(DistributedSampler):
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.window = window
+        self.skip = 0  # batches to pass over when it is iterated next, once
         rows = len(self.lengths)
         steps = -(-rows // (batch_size * num_replicas))
         # fewer rows than batches can only be where batch_size is 1; an empty batch on one rank would stall the others
@@ -81,9 +83,22 @@ class LengthGroupedSampler(DistributedSampler):
         return self._num_steps
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield this rank's batches of the current epoch."""
-        for step in self._steps():
+        """Yield this rank's batches of the current epoch, less the first `skip` of them."""
+        first, self.skip = self.skip, 0
+        for step in self._steps()[first:]:
             yield step[self.rank].tolist()
+
+    def signature(self) -> dict[str, int]:
+        """Return what the batches of an epoch depend on, as plain numbers, to compare with those of a checkpoint."""
+        return {
+            "rows": len(self.lengths),
+            "checksum of lengths": zlib.crc32(np.ascontiguousarray(self.lengths, dtype=np.int64).tobytes()),
+            "batch_size": self.batch_size,
+            "window": self.window,
+            "seed": self.seed,
+            "shuffle": int(self.shuffle),
+            "processes": self.num_replicas,
+        }
 
     def _steps(self) -> list[list[np.ndarray]]:
         """Return all steps of the epoch, each with one batch per rank; the same on each rank."""

@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 from lightning_distilbert.errors import DistillationError
 
 CHUNK = 2048  # texts in one tokenizer call: enough for its threads, few enough for a progress bar that moves
-PADDED = ("input_ids", "attention_mask", "token_type_ids")
+TEACHER = "teacher_"  # in front of the names of what a teacher with another tokenizer reads
+TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+PADDED = (*TOKENS, *(f"{TEACHER}{name}" for name in TOKENS))
 EncodedRow = dict[str, Any]
 
 
@@ -59,6 +61,8 @@ class EncodedDataset(Dataset):
         lengths: The number of tokens of each row, of shape ``(rows,)``.
         token_type_ids: Token types, as `input_ids`; None where the tokenizer has none.
         extras: Further values by name, each an array with one entry (a number or a vector) per row.
+        teacher: The same rows in the encoding of a teacher with another tokenizer; a row then also has
+            ``teacher_input_ids``.
 
     Example:
         >>> data = EncodedDataset(np.array([7, 8, 9]), np.array([1, 2]), extras={"labels": np.array([0, 1])})
@@ -72,11 +76,13 @@ class EncodedDataset(Dataset):
         lengths: np.ndarray,
         token_type_ids: np.ndarray | None = None,
         extras: Mapping[str, np.ndarray] | None = None,
+        teacher: EncodedDataset | None = None,
     ) -> None:
         self.input_ids = input_ids
         self.token_type_ids = token_type_ids
         self.lengths = lengths
         self.extras = dict(extras or {})
+        self.teacher = teacher
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
 
     def __len__(self) -> int:
@@ -95,7 +101,14 @@ class EncodedDataset(Dataset):
         row: EncodedRow = {"input_ids": self.input_ids[tokens]}
         if self.token_type_ids is not None:
             row["token_type_ids"] = self.token_type_ids[tokens]
+        if self.teacher is not None:
+            row |= {f"{TEACHER}{name}": value for name, value in self.teacher[index].items()}
         return row | {name: values[index] for name, values in self.extras.items()}
+
+    def with_empty_row(self) -> EncodedDataset:
+        """Return these rows and one more without a token; there must be no extras."""
+        teacher = None if self.teacher is None else self.teacher.with_empty_row()
+        return EncodedDataset(self.input_ids, np.append(self.lengths, 0), self.token_type_ids, None, teacher)
 
 
 def encode(
@@ -180,7 +193,9 @@ def split_pairs(texts: Sequence[str | tuple[str, str]]) -> tuple[list[str], list
     return [row[0] for row in rows], [row[1] for row in rows] if rows and len(rows[0]) == 2 else None
 
 
-def pad_batch(rows: Sequence[EncodedRow], tokenizer: Any, multiple_of: int | None = None) -> dict[str, Any]:
+def pad_batch(
+    rows: Sequence[EncodedRow], tokenizer: Any, multiple_of: int | None = None, teacher: Any = None
+) -> dict[str, Any]:
     """Make a batch of tensors from rows, padded to the longest of them.
 
     Args:
@@ -188,10 +203,12 @@ def pad_batch(rows: Sequence[EncodedRow], tokenizer: Any, multiple_of: int | Non
             padded apart.
         tokenizer: A tokenizer, or the `Padding` of one.
         multiple_of: Round the padded length up to a multiple of this.
+        teacher: The teacher's tokenizer or `Padding`, where rows also hold its tokens; they are padded to a length of
+            their own.
 
     Returns:
         ``input_ids`` and ``attention_mask``, int64 of shape ``(batch, sequence)``, ``token_type_ids`` where rows have
-        them, and each further value stacked along the batch.
+        them, both also as ``teacher_...``, and each further value stacked along the batch.
 
     Example:
         >>> rows = [{"input_ids": np.array([5, 6]), "labels": 1}, {"input_ids": np.array([7]), "labels": 0}]
@@ -201,23 +218,32 @@ def pad_batch(rows: Sequence[EncodedRow], tokenizer: Any, multiple_of: int | Non
     """
     batch: dict[str, Any] = {}
     if "input_ids" in rows[0]:
-        longest = max(len(row["input_ids"]) for row in rows)
-        if multiple_of:
-            longest = -(-longest // multiple_of) * multiple_of
-        left = tokenizer.padding_side == "left"
-        columns = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0}
-        if "token_type_ids" in rows[0]:
-            columns["token_type_ids"] = tokenizer.pad_token_type_id
-        for name, fill in columns.items():
-            values = np.full((len(rows), longest), fill, dtype=np.int64)
-            for target, row in zip(values, rows, strict=True):
-                size = len(row["input_ids"])
-                place = slice(longest - size, longest) if left else slice(0, size)
-                target[place] = 1 if name == "attention_mask" else row[name]
-            batch[name] = torch.from_numpy(values)
+        batch |= _pad(rows, "", tokenizer, multiple_of)
+    if f"{TEACHER}input_ids" in rows[0]:
+        batch |= _pad(rows, TEACHER, teacher, multiple_of)
     for name, value in rows[0].items():
         if isinstance(value, dict):
-            batch[name] = pad_batch([row[name] for row in rows], tokenizer, multiple_of)
+            batch[name] = pad_batch([row[name] for row in rows], tokenizer, multiple_of, teacher)
         elif name not in PADDED:
             batch[name] = torch.from_numpy(np.stack([np.asarray(row[name]) for row in rows]))
     return batch
+
+
+def _pad(rows: Sequence[EncodedRow], prefix: str, tokenizer: Any, multiple_of: int | None) -> dict[str, torch.Tensor]:
+    """Pad the tokens whose names begin with a prefix."""
+    ids = [row[f"{prefix}input_ids"] for row in rows]
+    longest = max(1, *map(len, ids))  # a model takes no batch without a column
+    if multiple_of:
+        longest = -(-longest // multiple_of) * multiple_of
+    left = tokenizer.padding_side == "left"
+    columns = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0}
+    if f"{prefix}token_type_ids" in rows[0]:
+        columns["token_type_ids"] = tokenizer.pad_token_type_id
+    padded = {}
+    for name, fill in columns.items():
+        values = np.full((len(rows), longest), fill, dtype=np.int64)
+        for target, row, tokens in zip(values, rows, ids, strict=True):
+            place = slice(longest - len(tokens), longest) if left else slice(0, len(tokens))
+            target[place] = 1 if name == "attention_mask" else row[f"{prefix}{name}"]
+        padded[f"{prefix}{name}"] = torch.from_numpy(values)
+    return padded

@@ -19,6 +19,16 @@ SINGLE, MULTI, REGRESSION = PROBLEM_TYPES = (
 IGNORED = -100  # what torch's cross-entropy leaves out
 
 
+def is_missing(value: Any, names: Sequence[str] | None = None) -> bool:
+    """Tell whether a value stands for no label: None, or an empty field, unless a label is named so.
+
+    Example:
+        >>> is_missing(None), is_missing(""), is_missing("", names=["", "spam"]), is_missing("0")
+        (True, True, False, False)
+    """
+    return value is None or (isinstance(value, str) and not value.strip() and value not in (names or ()))
+
+
 def as_index(value: Any) -> int | None:
     """Return a label that is a whole number in any spelling, or None.
 
@@ -69,7 +79,7 @@ class LabelSet:
         """
         if problem_type == REGRESSION:
             return cls(problem_type, None, 1)
-        known = [value for value in values if value is not None]
+        known = [value for value in values if not is_missing(value)]
         if problem_type == MULTI:
             if known and is_indicator(known, num_labels):
                 return cls(problem_type, None, len(known[0]))
@@ -93,7 +103,8 @@ class LabelSet:
 
         Args:
             values: One label per row: a name or number; for several labels a list of these, or (where all rows have
-                it) a list of zeros and ones, one per label; for regression a number. None is a row without a label.
+                it) a list of zeros and ones, one per label; for regression a number. None and empty text are no
+                label, unless one of the names is empty.
             where: What to call the rows in an error.
 
         Returns:
@@ -106,9 +117,12 @@ class LabelSet:
         Example:
             >>> LabelSet(SINGLE, ("bad", "good"), 2).encode(["good", "0", None], "here").tolist()
             [1, 0, -100]
+            >>> LabelSet(REGRESSION, None, 1).encode(["0.5", ""], "here").tolist()
+            [0.5, nan]
             >>> LabelSet(MULTI, ("a", "b", "c"), 3).encode([["c", "a"], []], "here").tolist()
             [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
         """
+        values = [None if is_missing(value, self.names) else value for value in values]
         if self.problem_type == REGRESSION:
             return np.array([self._score(value, i, where) for i, value in enumerate(values, 1)], dtype=np.float32)
         if self.problem_type == SINGLE:
@@ -131,7 +145,7 @@ class LabelSet:
         return matrix
 
     def _index(self, value: Any, number: int, where: str) -> int:
-        if value is None:
+        if value is None and self.problem_type == SINGLE:
             return IGNORED
         index = as_index(value)
         if self.names is not None:
@@ -166,7 +180,7 @@ class LabelSet:
         if not math.isfinite(score):
             raise DistillationError(
                 f"{where}, row {number}: the label {value!r} is not a finite number. "
-                "Mend or drop the row (None, or null in JSON, stands for no label)."
+                "Mend or drop the row (None, null in JSON and an empty field stand for no label)."
             )
         return score
 
@@ -201,3 +215,24 @@ def _items(value: Any) -> list[Any]:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(map(repr, names[:20]))
     return shown if len(names) <= 20 else f"{shown}, ... ({len(names)} in all)"
+
+
+def count_missing(labels: np.ndarray) -> int:
+    """Return how many rows of an encoded array have no label.
+
+    Example:
+        >>> count_missing(np.array([1, -100])), count_missing(np.array([[1.0], [np.nan], [np.nan]]))
+        (1, 2)
+    """
+    gaps = np.isnan(labels) if labels.dtype.kind == "f" else labels == IGNORED
+    return int(gaps.reshape(len(labels), -1).any(axis=1).sum())
+
+
+def no_labels(rows: int, like: np.ndarray) -> np.ndarray:
+    """Return the encoded labels of rows that have none, shaped as those of other rows.
+
+    Example:
+        >>> no_labels(2, np.array([1, 0])).tolist(), no_labels(1, np.array([[1.0, 0.0]])).tolist()
+        ([-100, -100], [[nan, nan]])
+    """
+    return np.full((rows, *like.shape[1:]), np.nan if like.dtype.kind == "f" else IGNORED, dtype=like.dtype)

@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_distilbert.data.base import TextData
 from lightning_distilbert.data.beir import BeirFolder, RetrievalSplit
-from lightning_distilbert.data.encoding import EncodedDataset, encode
+from lightning_distilbert.data.encoding import EncodedDataset
 from lightning_distilbert.data.readers import texts
 from lightning_distilbert.data.sources import open_splits
+
+NO_QUERY = -1
 
 
 class PairDataset(Dataset):
@@ -23,14 +25,15 @@ class PairDataset(Dataset):
     Args:
         queries: The encoded queries.
         documents: The encoded documents.
-        pairs: The places of query and document of each pair, of shape ``(pairs, 2)``.
+        pairs: The places of query and document of each pair, of shape ``(pairs, 2)``; -1 for a document without a
+            query, whose query is then a row without a token.
     """
 
     def __init__(self, queries: EncodedDataset, documents: EncodedDataset, pairs: np.ndarray) -> None:
-        self.queries = queries
+        self.queries = queries.with_empty_row() if (pairs[:, 0] == NO_QUERY).any() else queries
         self.documents = documents
         self.pairs = pairs
-        self.lengths = queries.lengths[pairs[:, 0]] + documents.lengths[pairs[:, 1]]
+        self.lengths = self.queries.lengths[pairs[:, 0]] + documents.lengths[pairs[:, 1]]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -40,7 +43,7 @@ class PairDataset(Dataset):
             return [self[i] for i in index]
         query, document = self.pairs[index]
         return {
-            "query": self.queries[query],
+            "query": self.queries[query if query != NO_QUERY else len(self.queries) - 1],
             "document": self.documents[document],
             "query_index": query,
             "document_index": document,
@@ -74,6 +77,9 @@ class RetrievalData(TextData):
         num_workers: Processes that make batches.
         pad_to_multiple_of: Round padded lengths up; None does not.
         seed: Of the order of training pairs.
+        unlabelled: Documents for which there is no query, which the teacher alone teaches: a list of texts, or a file,
+            rows or another source with a training split, in the column of the document. Their row of a training batch
+            has a query without a token, which no loss counts.
 
     Raises:
         DistillationError: If an option, a column or a row is bad.
@@ -105,6 +111,7 @@ class RetrievalData(TextData):
         num_workers: int = 0,
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
+        unlabelled: Any = None,
     ) -> None:
         super().__init__(
             source=source,
@@ -118,6 +125,7 @@ class RetrievalData(TextData):
             num_workers=num_workers,
             pad_to_multiple_of=pad_to_multiple_of,
             seed=seed,
+            unlabelled=unlabelled,
         )
         self.query = query
         self.document = document
@@ -154,14 +162,9 @@ class RetrievalData(TextData):
 
     def encode_split(self, split: str) -> PairDataset | list[EncodedDataset]:
         """Read and tokenise one split: pairs for training, queries and corpus otherwise."""
-        data = self.retrieval_split(split)
         if split == "train":
-            pairs = np.array(data.pairs(), dtype=np.int64)
-            # documents that answer no training query are not tokenised
-            used, places = np.unique(pairs[:, 1], return_inverse=True)
-            documents = self._encode([data.documents[i] for i in used], "documents", {})
-            pairs[:, 1] = places
-            return PairDataset(self._encode(data.queries, "queries", {}), documents, pairs)
+            return self._encode_pairs()
+        data = self.retrieval_split(split)
         most = max(map(len, data.relevant))
         relevant = np.full((len(data.queries), most), -1, dtype=np.int64)
         grades = np.zeros((len(data.queries), most), dtype=np.float32)
@@ -169,12 +172,22 @@ class RetrievalData(TextData):
             relevant[row, : len(found)] = list(found)
             grades[row, : len(found)] = list(found.values())
         extras: dict[str, np.ndarray] = {"index": np.arange(len(data.queries)), "relevant": relevant, "grades": grades}
-        queries = self._encode(data.queries, f"{split} queries", extras)
-        corpus = self._encode(data.documents, f"{split} corpus", {"index": np.arange(len(data.documents))})
-        return [queries, corpus]
+        queries = self.encode_texts(data.queries, None, extras, f"{split} queries")
+        places = {"index": np.arange(len(data.documents))}
+        return [queries, self.encode_texts(data.documents, None, places, f"{split} corpus")]
 
-    def _encode(self, parts: list[str], name: str, extras: dict[str, np.ndarray]) -> EncodedDataset:
-        return encode(self.get_tokenizer(), parts, None, self.effective_max_length(), extras, name=name)
+    def _encode_pairs(self) -> PairDataset:
+        data = self.retrieval_split("train") if self.has_source("train") else RetrievalSplit([], [], [])
+        pairs = np.array(data.pairs(), dtype=np.int64).reshape(-1, 2)
+        # documents that answer no training query are not tokenised
+        used, pairs[:, 1] = np.unique(pairs[:, 1], return_inverse=True)
+        documents = [data.documents[place] for place in used]
+        if self.unlabelled is not None:
+            more = list(dict.fromkeys(texts(self.read_unlabelled([self.document]), self.document, "unlabelled")))
+            alone = np.stack([np.full(len(more), NO_QUERY), len(documents) + np.arange(len(more))], axis=1)
+            pairs, documents = np.concatenate([pairs, alone]), documents + more
+        queries = self.encode_texts(data.queries, None, None, "queries", train=True)
+        return PairDataset(queries, self.encode_texts(documents, None, None, "documents", train=True), pairs)
 
     def _folder(self, folder: str | Path) -> BeirFolder:
         path = Path(folder).expanduser()

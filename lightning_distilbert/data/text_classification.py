@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
 from lightning_distilbert.data.base import TextData, as_list
-from lightning_distilbert.data.encoding import EncodedDataset, encode
-from lightning_distilbert.data.labels import PROBLEM_TYPES, REGRESSION, SINGLE, LabelSet, as_index
+from lightning_distilbert.data.encoding import EncodedDataset
+from lightning_distilbert.data.labels import (
+    PROBLEM_TYPES,
+    REGRESSION,
+    SINGLE,
+    LabelSet,
+    as_index,
+    count_missing,
+    no_labels,
+)
 from lightning_distilbert.data.readers import column, texts
 from lightning_distilbert.errors import DistillationError
 
@@ -18,8 +28,9 @@ class TextClassificationData(TextData):
 
     Batches hold ``input_ids``, ``attention_mask``, ``token_type_ids`` where the tokenizer gives them, and ``labels``:
     int64 of shape ``(batch,)`` for one label (-100 where a row has none), float32 of shape ``(batch, num_labels)`` for
-    several and of shape ``(batch,)`` for a score (NaN where a row has none). Predictions take the ``predict`` split, or
-    the test split, and need no labels.
+    several and of shape ``(batch,)`` for a score (NaN where a row has none). A row has none if its field is empty or
+    None. With a teacher of another tokenizer, training batches also hold ``teacher_input_ids`` and so on. Predictions
+    take the ``predict`` split, or the test split, and need no labels.
 
     Args:
         source: A folder with ``train.tsv``, ``dev.tsv`` and the like, a mapping from split to file or to rows, a file,
@@ -41,6 +52,8 @@ class TextClassificationData(TextData):
         num_workers: Processes that make batches.
         pad_to_multiple_of: Round padded lengths up; None does not.
         seed: Of the order of training rows.
+        unlabelled: Further training rows without a label, which the teacher alone teaches: a file, rows, or another
+            source with a training split, with the same columns of text.
 
     Raises:
         DistillationError: If an option, a column or a row is bad.
@@ -72,6 +85,7 @@ class TextClassificationData(TextData):
         num_workers: int = 0,
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
+        unlabelled: Any = None,
     ) -> None:
         super().__init__(
             source=source,
@@ -85,6 +99,7 @@ class TextClassificationData(TextData):
             num_workers=num_workers,
             pad_to_multiple_of=pad_to_multiple_of,
             seed=seed,
+            unlabelled=unlabelled,
         )
         self.text = as_list(text)
         if len(self.text) not in (1, 2):
@@ -113,16 +128,32 @@ class TextClassificationData(TextData):
 
     def encode_split(self, split: str) -> EncodedDataset:
         """Read and tokenise one split, with its labels as numbers."""
-        rows, where = self.read_split(split), self.where(split)
-        parts = [texts(rows, name, where) for name in self.text]
+        parts: list[list[str]] = [[] for _ in self.text]
         extras = {}
-        if self.label is not None:
-            values = column(rows, self.label, where, optional=split == "predict")
-            if values is not None:
-                assert self.label_set is not None
-                extras["labels"] = self.label_set.encode(self._named(values, split), where)
+        if self.has_source(split):
+            rows, where = self.read_split(split), self.where(split)
+            parts = [texts(rows, name, where) for name in self.text]
+            if self.label is not None:
+                values = column(rows, self.label, where, optional=split == "predict")
+                if values is not None:
+                    extras["labels"] = self._encode_labels(values, split, where)
+        if split == "train" and self.unlabelled is not None:
+            rows = self.read_unlabelled(self.text)
+            more = [texts(rows, name, "unlabelled") for name in self.text]
+            parts = [old + new for old, new in zip(parts, more, strict=True)]
+            if "labels" in extras:
+                extras["labels"] = np.concatenate([extras["labels"], no_labels(len(rows), extras["labels"])])
         second = parts[1] if len(parts) == 2 else None
-        return encode(self.get_tokenizer(), parts[0], second, self.effective_max_length(), extras, name=split)
+        return self.encode_texts(parts[0], second, extras, name=split, train=split == "train")
+
+    def _encode_labels(self, values: list[Any], split: str, where: str) -> np.ndarray:
+        assert self.label_set is not None
+        labels = self.label_set.encode(self._named(values, split), where)
+        missing = count_missing(labels)
+        if missing and split != "predict":
+            use = "count for distillation and not for the task" if split == "train" else "do not count in the metrics"
+            rank_zero_warn(f"{where}: {missing} of {len(labels)} rows have no label; they {use}.")
+        return labels
 
     def _task_facts(self) -> tuple[str, tuple[str, ...] | None, int | None]:
         module = self.attached_module()

@@ -40,6 +40,27 @@ def select(values: Tensor, mask: Tensor | None) -> Tensor:
     return values[mask.bool()]
 
 
+def first_tokens(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the vector of the first real token of each sequence, also where padding stands on the left.
+
+    Args:
+        values: Of shape ``(batch, sequence, width)``.
+        mask: Of shape ``(batch, sequence)``, True (or 1) at real tokens. None means that all are real.
+
+    Returns:
+        A tensor of shape ``(batch, width)``. Of a sequence without a real token it is the first vector, which does not
+        count.
+
+    Example:
+        >>> first_tokens(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[False, True]]))
+        tensor([[2.]])
+    """
+    if mask is None:
+        return values[:, 0]
+    # of several ones, argmax takes the first
+    return values[torch.arange(len(values), device=values.device), mask.int().argmax(dim=1)]
+
+
 def mean_or_zero(per_position: Tensor, graph_of: Tensor) -> Tensor:
     """Return the mean, or where nothing counts a zero that still has a graph.
 

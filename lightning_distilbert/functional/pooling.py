@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_distilbert.errors import DistillationError, check_choice
-from lightning_distilbert.functional.masking import full_precision
+from lightning_distilbert.functional.masking import first_tokens, full_precision
 
 Pooling = Literal["mean", "cls"]
 
@@ -49,8 +49,7 @@ def pool(hidden_states: Tensor, mask: Tensor | None = None, mode: str = "mean") 
         )
     real = mask.bool()
     if mode == "cls":
-        # keep only the first real token of each row; what is left to do is the same sum
-        real = real & (real.cumsum(dim=1) == 1)
+        return first_tokens(hidden_states, real).float().masked_fill(~real.any(dim=1, keepdim=True), 0.0)
     with full_precision(hidden_states):
         total = hidden_states.float().masked_fill(~real.unsqueeze(-1), 0.0).sum(dim=1)
         return total / real.sum(dim=1, keepdim=True).clamp(min=1)

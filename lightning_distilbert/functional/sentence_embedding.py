@@ -28,7 +28,8 @@ def embedding_distance(
         student: Of shape ``(batch, width)``.
         teacher: Of the same shape. No gradient flows to it.
         rows: Of shape ``(batch,)``, True where a row counts. None means that all count.
-        metric: ``cosine``, in [0, 2], or ``mse``, in :math:`[0, \infty)`.
+        metric: ``cosine``, in [0, 2], ``mse``, in :math:`[0, \infty)`, or ``normalized_mse``, ``mse`` of vectors
+            scaled to length 1.
 
     Returns:
         A float32 scalar, computed in float32 whatever comes in; zero with a graph if no row counts.

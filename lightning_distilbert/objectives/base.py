@@ -28,8 +28,9 @@ class Objective(Spec, nn.Module):
         DistillationError: If the weight is negative or not finite.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset()
-    token_level: ClassVar[bool] = False
+    # an object may narrow what its class states
+    requires: frozenset[str] = frozenset()
+    token_level: bool = False
     name: ClassVar[str] = "objective"
 
     def __init__(self, weight: float | Schedule = 1.0) -> None:

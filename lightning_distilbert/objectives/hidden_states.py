@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -10,42 +9,48 @@ from torch import Tensor, nn
 
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.functional.hidden_states import Metric, hidden_state_distance
-from lightning_distilbert.functional.masking import both, check_same_shape, full_precision, select
-from lightning_distilbert.objectives.base import Objective
+from lightning_distilbert.functional.masking import both, check_same_shape, first_tokens, full_precision, select
+from lightning_distilbert.objectives.layers import LayerPairs, LayerRule, Pairs
 from lightning_distilbert.schedules import Schedule
 from lightning_distilbert.signals import ModelFacts, Signals
 
-LayerRule = Literal["last", "uniform", "initialised"]
 ProjectionOption = Literal["auto", "always", "never"]
-Pairs = tuple[tuple[int, int], ...]
+TokensOption = Literal["all", "first"]
 
 
-class HiddenStates(Objective):
+class HiddenStates(LayerPairs):
     r"""Distance of the student's hidden states from the teacher's, real token by real token.
 
     With :math:`P` the pairs of (student, teacher) layers, :math:`W` a learnt projection where there is one, and
-    :math:`D` the mean cosine or squared distance of `lightning_distilbert.functional.hidden_state_distance`:
+    :math:`D` the mean distance of `lightning_distilbert.functional.hidden_state_distance`:
 
     .. math:: \mathcal{L} = \frac{1}{|P|} \sum_{(i, j) \in P} D(W_{ij} h^S_i, h^T_j)
 
-    ``layers="last", metric="cosine"`` is the cosine term of DistilBERT (Sanh et al. 2019, section 2); ``"uniform",
-    metric="mse"`` with a projection is the hidden-state term of TinyBERT (Jiao et al. 2020, section 3). It is a mean
-    over the pairs and not TinyBERT's sum, so that the weight means the same for any depth.
+    ``layers="last", metric="cosine"`` is the cosine term of DistilBERT (Sanh et al. 2019, section 2); ``"every",
+    embeddings=True, metric="mse"`` with a projection is the hidden-state term of TinyBERT (Jiao et al. 2020, equations
+    8 and 9); ``"skip", metric="normalized_mse", tokens="first"`` is patient distillation (Sun et al. 2019, equation 7).
+    It is a mean over the pairs and not a sum, so that the weight means the same for any depth.
 
-    Both models must split the text into the same tokens. Failure mode: a student with few layers cannot follow every
-    layer of a deep teacher and still serve its task; with many pairs, lower the weight or let it fall in training.
+    Both models must split the text into the same tokens, unless only the first one is compared. Failure mode: a student
+    with few layers cannot follow every layer of a deep teacher and still serve its task; with many pairs, lower the
+    weight or let it fall in training. With ``tokens="first"`` nothing holds the other tokens, which a token-level task
+    or mean pooling would need.
 
     Args:
         layers: ``last`` (the last layer of each), ``uniform`` (each student layer with one of the teacher's, evenly
-            spread, first and last included), ``initialised`` (each with the teacher layer that it was copied from), or
-            a list of ``(student, teacher)`` pairs, where 0 is the embedding output and ``i`` the output of layer ``i``.
-        metric: ``cosine`` or ``mse``.
+            spread, first and last included), ``every`` (every k-th of the teacher's, so that 4 layers follow 3, 6, 9
+            and 12), ``skip`` (the same without the last pair), ``initialised`` (each with the teacher layer that it
+            was copied from), or a list of ``(student, teacher)`` pairs, where 0 is the embedding output and ``i`` the
+            output of layer ``i``.
+        metric: ``cosine``, ``mse`` or ``normalized_mse`` (``mse`` of vectors scaled to length 1).
         projection: ``auto`` (a linear map from the student's to the teacher's width where these differ), ``always``, or
             ``never``. The projections are trained with the student and thrown away after.
+        tokens: ``all`` real tokens, or only the ``first`` one of each sequence, [CLS] in BERT's family.
+        embeddings: Whether the embedding outputs are a pair as well, besides those of a layer rule.
         weight: The factor of this term in the total loss, a number or a `Schedule`.
 
     Raises:
-        DistillationError: If an option is unknown or the list of pairs is malformed.
+        DistillationError: If an option is unknown, the list of pairs is malformed, or ``embeddings`` comes with a list.
 
     Example:
         >>> objective = HiddenStates(layers=[(1, 2)])
@@ -58,21 +63,33 @@ class HiddenStates(Objective):
     requires = frozenset({"hidden_states"})
     token_level = True
     name = "hidden_states"
+    first_layer = 0
 
     def __init__(
         self,
         layers: LayerRule | list[tuple[int, int]] = "last",
         metric: Metric = "cosine",
         projection: ProjectionOption = "auto",
+        tokens: TokensOption = "all",
+        embeddings: bool = False,
         weight: float | Schedule = 1.0,
     ) -> None:
-        super().__init__(weight)
-        check_choice("HiddenStates(metric=...)", metric, get_args(Metric))
-        check_choice("HiddenStates(projection=...)", projection, get_args(ProjectionOption))
-        self.layers: LayerRule | Pairs = checked_layers(layers)
+        super().__init__(layers, weight)
+        owner = type(self).__name__
+        check_choice(f"{owner}(metric=...)", metric, get_args(Metric))
+        check_choice(f"{owner}(projection=...)", projection, get_args(ProjectionOption))
+        check_choice(f"{owner}(tokens=...)", tokens, get_args(TokensOption))
+        if not isinstance(embeddings, bool) or (embeddings and not isinstance(self.layers, str)):
+            raise DistillationError(
+                f"{owner}(embeddings={embeddings!r}, layers={layers!r}): it is True or False, and a list of pairs "
+                "names the embedding outputs itself, as (0, 0)."
+            )
         self.metric: Metric = metric
         self.projection = projection
-        self.pairs: Pairs | None = None
+        self.tokens = tokens
+        self.embeddings = embeddings
+        # every tokenizer gives a text a first token
+        self.token_level = tokens == "all"
         self.projections = nn.ModuleList()
 
     def build(self, student: ModelFacts, teacher: ModelFacts) -> None:
@@ -88,47 +105,24 @@ class HiddenStates(Objective):
             DistillationError: If a layer is out of range, the layer rule does not apply to the two models, or the
                 widths differ and no projection is allowed.
         """
-        # a foreign model may not say how deep it is: then its first forward does
-        if student.num_layers is not None and teacher.num_layers is not None:
-            self.pairs = self._pairs_of(student.num_layers, teacher.num_layers, student)
-        elif self.layers == "last" or not isinstance(self.layers, str):
-            self.pairs = None
-        else:
-            raise DistillationError(
-                f"HiddenStates(layers={self.layers!r}) needs the numbers of layers, and {student.name} says "
-                f"{student.num_layers}, {teacher.name} {teacher.num_layers}. Give the pairs as a list."
-            )
-        count = len(self.layers if not isinstance(self.layers, str) else self.pairs or [None])
-        fit_projections(self.projections, "HiddenStates", self.projection, count, student, teacher)
+        super().build(student, teacher)
+        # depths that are not known yet leave "last", which is one pair, or a list
+        pairs = self.pairs_of(1, 1) if self.pairs is None and self.layers == "last" else self.pairs or self.layers
+        fit_projections(self.projections, type(self).__name__, self.projection, len(pairs), student, teacher)
 
-    def _pairs_of(self, student_layers: int, teacher_layers: int, student: ModelFacts | None = None) -> Pairs:
-        """Resolve the layer rule for two depths."""
-        if not isinstance(self.layers, str):
-            for ours, theirs in self.layers:
-                if not (0 <= ours <= student_layers and 0 <= theirs <= teacher_layers):
-                    raise DistillationError(
-                        f"HiddenStates(layers=...) has the pair ({ours}, {theirs}), which is out of range: the "
-                        f"student's hidden states go from 0 (embeddings) to {student_layers}, the teacher's from 0 to "
-                        f"{teacher_layers}."
-                    )
-            return self.layers
-        if self.layers == "last":
-            return ((student_layers, teacher_layers),)
-        if self.layers == "uniform":
-            # imported here, so that the maths alone does not load the models' room
-            from lightning_distilbert.mapping import layer_choice
+    def pairs_of(self, student_layers: int, teacher_layers: int, student: ModelFacts | None = None) -> Pairs:
+        """Resolve the layers for two depths, with the embedding outputs in front if they are asked for.
 
-            chosen = layer_choice(teacher_layers, student_layers)
-        else:
-            chosen = () if student is None or student.initialised_from is None else student.initialised_from
-            if len(chosen) != student_layers or not all(0 <= layer < teacher_layers for layer in chosen):
-                raise DistillationError(
-                    f"HiddenStates(layers='initialised') needs to know from which of the teacher's {teacher_layers} "
-                    f"layers each of the student's {student_layers} was copied, and the student says "
-                    f"{list(chosen) or None}. Build the student from this teacher with build_student(), or use "
-                    "layers='uniform'."
-                )
-        return tuple((ours + 1, theirs + 1) for ours, theirs in enumerate(chosen))
+        Args:
+            student_layers: The student's number of layers.
+            teacher_layers: The teacher's number of layers.
+            student: What is known of the student, for ``initialised``.
+
+        Raises:
+            DistillationError: If a layer is out of range, or the rule does not apply.
+        """
+        pairs = super().pairs_of(student_layers, teacher_layers, student)
+        return ((0, 0), *pairs) if self.embeddings else pairs
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
         """Compare the hidden states of one student forward with the teacher's.
@@ -143,53 +137,24 @@ class HiddenStates(Objective):
         Raises:
             DistillationError: If hidden states are missing, too few, or of shapes that do not agree.
         """
+        owner = type(self).__name__
         if not student.hidden_states or not teacher.hidden_states:
             missing = "teacher" if student.hidden_states else "student"
-            raise DistillationError(f"HiddenStates needs hidden states, and the {missing} gave none.")
-        depths = len(student.hidden_states) - 1, len(teacher.hidden_states) - 1
-        pairs = self._pairs_of(*depths) if self.pairs is None else self.pairs
-        if any(ours > depths[0] or theirs > depths[1] for ours, theirs in pairs):
-            raise DistillationError(
-                f"HiddenStates compares the pairs {list(pairs)}, and the hidden states end at {depths[0]} (student) "
-                f"and {depths[1]} (teacher)."
-            )
-        mask = both(student.mask, teacher.mask)
+            raise DistillationError(f"{owner} needs hidden states, and the {missing} gave none.")
+        first = self.tokens == "first"
+        mask = both(student.rows(), teacher.rows()) if first else both(student.mask, teacher.mask)
         terms = []
-        for index, (ours, theirs) in enumerate(pairs):
-            check_same_shape("hidden states", student.hidden_states[ours], teacher.hidden_states[theirs], leading=True)
+        pairs = self.pairs_at(len(student.hidden_states) - 1, len(teacher.hidden_states) - 1)
+        for index, (i, j) in enumerate(pairs):
+            ours, theirs = student.hidden_states[i], teacher.hidden_states[j]
+            if first:
+                ours, theirs = first_tokens(ours, student.mask), first_tokens(theirs, teacher.mask)
+            check_same_shape("hidden states", ours, theirs, leading=True)
             # chosen before the projection: a NaN in the padding would reach the projection's own gradient
-            left, right = select(student.hidden_states[ours], mask), select(teacher.hidden_states[theirs], mask)
-            left = project(left, self.projections, index)
-            check_widths("HiddenStates", left, right)
+            left, right = project(select(ours, mask), self.projections, index), select(theirs, mask)
+            check_widths(owner, left, right)
             terms.append(hidden_state_distance(left, right, metric=self.metric))
         return torch.stack(terms).mean()
-
-
-def checked_layers(layers: LayerRule | Sequence[Sequence[int]]) -> LayerRule | Pairs:
-    """Return a layer rule as it is, and a list of pairs as tuples.
-
-    Raises:
-        DistillationError: If it is neither.
-
-    Example:
-        >>> checked_layers([[1, 2]])
-        ((1, 2),)
-    """
-    if isinstance(layers, str):
-        check_choice("HiddenStates(layers=...)", layers, get_args(LayerRule))
-        return layers
-    # YAML and checkpoints hold lists where Python has tuples
-    pairs = list(layers) if isinstance(layers, (list, tuple)) else []
-    valid = [
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(type(item) is int and item >= 0 for item in pair)
-        for pair in pairs
-    ]
-    if not pairs or not all(valid):
-        raise DistillationError(
-            f"HiddenStates(layers=...) was given {layers!r}: it takes one of {list(get_args(LayerRule))}, or a list of "
-            "(student, teacher) pairs of indices from 0 (embeddings) on, such as [(3, 6), (6, 12)]."
-        )
-    return tuple((pair[0], pair[1]) for pair in pairs)
 
 
 def fit_projections(

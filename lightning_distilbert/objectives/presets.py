@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.objectives.attention import Attention
 from lightning_distilbert.objectives.base import Objective
 from lightning_distilbert.objectives.hidden_states import HiddenStates
+from lightning_distilbert.objectives.relations import Relations
 from lightning_distilbert.objectives.sentence_embedding import SentenceEmbedding
 from lightning_distilbert.objectives.similarity import Similarity
 from lightning_distilbert.objectives.soft_targets import SoftTargets
@@ -43,6 +45,47 @@ def _embedding() -> Preset:
     return Preset((SentenceEmbedding(metric="cosine", weight=1.0), Similarity(weight=1.0)), task_weight=0.0)
 
 
+def _tinybert() -> Preset:
+    # the paper's lambda is 1 for every layer, and so are both sums in its general_distill.py; here they are means over
+    # the layers, of which the second has one more pair (the embeddings)
+    objectives = (
+        Attention(layers="every", metric="mse", weight=1.0),
+        HiddenStates(layers="every", metric="mse", embeddings=True, weight=1.0),
+    )
+    return Preset(objectives, task_weight=0.0)
+
+
+def _tinybert_prediction() -> Preset:
+    # --pred_distill of its task_distill.py: --temperature 1, soft labels alone
+    return Preset((SoftTargets(temperature=1.0, weight=1.0),), task_weight=0.0)
+
+
+def _minilm() -> Preset:
+    # the relations are the only term, and weighed alike; Relations(heads=48) is the paper's number for base models
+    return Preset((Relations(weight=1.0),), task_weight=0.0)
+
+
+def _textbrewer() -> Preset:
+    # kd_loss_weight 1, hard_label_weight 0 and temperature 8; each pair of its examples/matches (L4t_hidden_mse, ...)
+    # has the weight 1. Its soft targets have no factor T^2, so that 1/64 of ours have the same gradient. The NST term
+    # ("hidden_smmd") that its README adds is not there.
+    objectives = (
+        SoftTargets(temperature=8.0, weight=1 / 64),
+        HiddenStates(layers="every", metric="mse", embeddings=True, weight=1.0),
+    )
+    return Preset(objectives, task_weight=0.0)
+
+
+def _patient() -> Preset:
+    # T 10, alpha 0.5 and beta 100 are the settings of the authors' best 6-layer runs on SST-2 and MNLI (their
+    # result/glue/result_summary/pkd_6layer_all.csv); the loss is (1 - alpha) task + alpha soft + beta patience
+    objectives = (
+        SoftTargets(temperature=10.0, weight=0.5),
+        HiddenStates(layers="skip", metric="normalized_mse", tokens="first", weight=100.0),
+    )
+    return Preset(objectives, task_weight=0.5)
+
+
 PRESETS: dict[str, Callable[[], Preset]] = {
     # Sanh et al. 2019: soft targets and the directions of the last hidden states, 5 / 2 (task) / 1
     "distilbert": _distilbert,
@@ -50,6 +93,16 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     "logits": _logits,
     # sentence embeddings without labels: the teacher's directions and its rankings
     "embedding": _embedding,
+    # Jiao et al. 2020, intermediate layers: where the student looks, and what each layer says, embeddings included
+    "tinybert": _tinybert,
+    # Jiao et al. 2020, the stage after it: soft targets alone
+    "tinybert-prediction": _tinybert_prediction,
+    # Wang et al. 2021 (MiniLM v2): relations of the last layers, to be fine-tuned afterwards
+    "minilm": _minilm,
+    # Yang et al. 2020: hot soft targets and hidden states
+    "textbrewer": _textbrewer,
+    # Sun et al. 2019 (PKD-Skip): soft targets and the directions of [CLS] in intermediate layers
+    "patient": _patient,
 }
 
 

@@ -27,7 +27,7 @@ class SentenceEmbedding(Objective):
     a saved student.
 
     Args:
-        metric: ``cosine`` or ``mse``.
+        metric: ``cosine``, ``mse`` or ``normalized_mse`` (``mse`` of vectors scaled to length 1).
         projection: ``auto`` (a linear map from the student's to the teacher's width where these differ), ``always``, or
             ``never``. It is trained with the student and thrown away after.
         weight: The factor of this term in the total loss, a number or a `Schedule`.

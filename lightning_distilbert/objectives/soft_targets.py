@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.functional.masking import both, check_same_shape
-from lightning_distilbert.functional.soft_targets import Activation, soft_targets
+from lightning_distilbert.functional.soft_targets import Activation, Divergence, check_divergence, soft_targets
 from lightning_distilbert.objectives.base import Objective
 from lightning_distilbert.schedules import Schedule, check_number, value_at
 from lightning_distilbert.signals import ModelFacts, Signals
@@ -28,14 +28,22 @@ class SoftTargets(Objective):
     .. math:: \mathcal{L} = \frac{T^2}{N} \sum_n \mathrm{KL}\left(\mathrm{softmax}(z^T_n / T) \,\|\,
         \mathrm{softmax}(z^S_n / T)\right)
 
-    `lightning_distilbert.functional.soft_targets` has the formulas of all activations and says how a temperature fails.
-    Sequence-level and token-level logits both work; of the latter only real tokens count.
+    `lightning_distilbert.functional.soft_targets` has the formulas of all activations and divergences and says how a
+    temperature fails. Sequence-level and token-level logits both work; of the latter only real tokens count. Logits
+    over a vocabulary are compared a few rows at a time, so that their float32 copies never stand in memory.
 
     Args:
         temperature: :math:`T`, above 0, a number or a `Schedule`. It has no part under ``identity``.
         activation: What makes predictions of the logits: ``softmax`` (one label), ``sigmoid`` (any number of labels),
             ``identity`` (regression). ``auto`` follows the models' ``problem_type``, and takes ``identity`` for a
             single logit (softmax over one logit is always 1, and its loss always zero), else ``softmax``.
+        divergence: ``forward`` (the formula above: the student may leave out nothing that the teacher says),
+            ``reverse`` (it may say nothing that the teacher leaves out) or ``js`` (Jensen-Shannon, between the two).
+            A regression has none.
+        beta: The teacher's share in the mixture of ``js``, in (0, 1): near 0 it is like ``forward``, near 1 like
+            ``reverse``. The others do not use it.
+        top_k: Keep only the teacher's most probable classes apart, this many at each position, and compare the sum of
+            all others as one more class. None keeps all. For ``softmax`` only.
         weight: The factor of this term in the total loss, a number or a `Schedule`.
 
     Raises:
@@ -57,13 +65,20 @@ class SoftTargets(Objective):
         self,
         temperature: float | Schedule = 2.0,
         activation: ActivationOption = "auto",
+        divergence: Divergence = "forward",
+        beta: float = 0.5,
+        top_k: int | None = None,
         weight: float | Schedule = 1.0,
     ) -> None:
         super().__init__(weight)
         check_number("SoftTargets(temperature=...)", temperature, positive=True)
         check_choice("SoftTargets(activation=...)", activation, get_args(ActivationOption))
         self.temperature = temperature
+        check_divergence("SoftTargets", activation, divergence, beta, top_k)
         self.activation = activation
+        self.divergence: Divergence = divergence
+        self.beta = beta
+        self.top_k = top_k
         # what "auto" stands for, where the models' facts settle it
         self.resolved: Activation | None = None if activation == "auto" else activation
 
@@ -75,8 +90,8 @@ class SoftTargets(Objective):
             teacher: What is known of the teacher.
 
         Raises:
-            DistillationError: If the numbers of labels differ, the models name different problems, or softmax is asked
-                for a single logit.
+            DistillationError: If the numbers of labels differ, the models name different problems, softmax is asked
+                for a single logit, or the activation has no such divergence.
         """
         if None not in (student.num_labels, teacher.num_labels) and student.num_labels != teacher.num_labels:
             raise DistillationError(
@@ -87,6 +102,7 @@ class SoftTargets(Objective):
         num_labels = teacher.num_labels if student.num_labels is None else student.num_labels
         if self.activation == "auto":
             self.resolved = self._activation_of(student, teacher, num_labels)
+            check_divergence("SoftTargets", self.resolved, self.divergence, self.beta, self.top_k)
         if self.resolved == "softmax" and num_labels == 1:
             raise DistillationError(
                 f"SoftTargets(activation='softmax'): {student.name} has a single logit, over which softmax is always 1 "
@@ -114,7 +130,8 @@ class SoftTargets(Objective):
         """Compare the logits of one student forward with the teacher's.
 
         Args:
-            student: With ``logits`` of shape ``(batch, num_labels)`` or ``(batch, sequence, num_labels)``.
+            student: With ``logits`` of shape ``(batch, num_labels)``, ``(batch, sequence, num_labels)``, or
+                ``(positions, vocabulary)`` where a head was evaluated at chosen positions.
             teacher: With ``logits`` of the same shape.
 
         Returns:
@@ -134,4 +151,7 @@ class SoftTargets(Objective):
             temperature=value_at(self.temperature, self.progress),
             mask=both(student.logits_mask(), teacher.logits_mask()),
             activation=activation,
+            divergence=self.divergence,
+            beta=self.beta,
+            top_k=self.top_k,
         )

@@ -28,7 +28,11 @@ from lightning_distilbert.quickstart.docstrings import (
     without,
 )
 
-PACKAGES = ("torch", "transformers", "numpy", "scipy", "sklearn")
+# the last five are installed with torch, transformers, sentence-transformers and Lightning
+PACKAGES = (
+    *("torch", "transformers", "numpy", "scipy", "sklearn"),
+    *("sympy", "networkx", "torchmetrics", "huggingface_hub", "sentence_transformers"),
+)
 TEST_PACKAGES = ("numpy", "sklearn")
 STDLIB = "python"
 MIN_QUERY_WORDS, MAX_QUERY_WORDS = 3, 30

@@ -45,9 +45,9 @@ class Settings:
     """What decides the result, beside the machine and the installed packages."""
 
     layers: int = 3
-    epochs: int = 2
+    epochs: int = 1
     batch_size: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     max_length: int = 128
     limit: int | None = None
     seed: int = 0
@@ -74,8 +74,8 @@ def find_teacher() -> Path:
 def objectives() -> list[Objective]:
     """Return what the student imitates: the sentence vectors, their ranking, and the states between."""
     return [
-        SentenceEmbedding(metric="cosine", weight=1.0),
-        Similarity(temperature=0.05, weight=1.0),
+        SentenceEmbedding(metric="cosine", weight=20.0),
+        Similarity(temperature=0.05, weight=4.0),
         HiddenStates(layers="initialised", metric="mse", weight=10.0),
     ]
 
@@ -199,7 +199,8 @@ def distil(settings: Settings, output: Path) -> dict[str, Any]:
     module = DistillationModule(
         Retrieval(),
         teacher=str(teacher),
-        student=Student(layers=settings.layers),
+        # the teacher's vectors are no noisy labels: dropout would only slow their learning down
+        student=Student(layers=settings.layers, dropout=0.0),
         objectives=objectives(),
         task_weight=0.0,
         learning_rate=settings.learning_rate,

@@ -44,6 +44,19 @@ class Task(Spec):
     def prepare_model(self, model: nn.Module) -> None:
         """Adapt a student before training, such as by freezing a part that this task does not use."""
 
+    def positions(self, batch: Batch) -> Tensor | None:
+        """Return where a token-level head is evaluated, for student and teacher alike; None stands for everywhere.
+
+        Args:
+            batch: Tensors under transformers' names.
+
+        Returns:
+            Boolean, of shape ``(batch, sequence)``, or None. The logits that meet the objectives then have the shape
+            ``(positions, num_labels)``. `run` saves their computation with
+            ``with logits_at(model, self.positions(batch)): ...``.
+        """
+        return None
+
     def run(self, model: nn.Module, batch: Batch) -> Outputs:
         """Run the student on a batch.
 
@@ -72,6 +85,15 @@ class Task(Spec):
     def update_metrics(self, metrics: Any, outputs: Outputs, batch: Batch) -> None:
         """Count one batch in."""
         raise NotImplementedError
+
+    def predict(self, module: Any, batch: Batch) -> list[Any]:
+        """Run a module's student on a batch and return one plain answer per row.
+
+        Args:
+            module: The `DistillationModule` of this task, for a task that needs its tokenizer.
+            batch: Tensors under transformers' names.
+        """
+        return self.decode(module(batch), module.labels)
 
     def decode(self, outputs: Outputs, labels: Sequence[str] | None = None) -> list[Any]:
         """Return one plain answer per row of a batch.

@@ -18,12 +18,12 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
+from lightning_distilbert.data.labels import PROBLEM_TYPES
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import mean_or_zero
 from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 BEST = {"single_label_classification": "accuracy", "multi_label_classification": "f1", "regression": "spearman"}
 
 

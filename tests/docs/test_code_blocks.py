@@ -4,6 +4,7 @@ How a page is run
     Its blocks run in order, in one process, in an empty folder that holds
 
     - ``teacher/``: a tiny random BERT classifier of two labels with its tokenizer,
+    - ``mlm-teacher/``: a tiny random BERT with its masked-language head, and ``text/raw.txt``: sentences,
     - ``data/train.tsv`` and ``data/dev.tsv``: a header ``sentence<TAB>label`` and rows with labels 0 and 1,
     - ``examples/`` and ``benchmarks/`` of the repository.
 
@@ -53,6 +54,7 @@ SHOWN = {"git", "cd", "source"}
 FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,})\s*(?P<language>[\w+-]*)")
 SKIP = re.compile(r"^\s*<!--\s*skip-test\s*(?::\s*(?P<reason>.*?))?\s*-->\s*$")
 REPLACE = re.compile(r"^\s*<!--\s*replace:\s*(?P<old>.+?)\s*=>\s*(?P<new>.+?)\s*-->\s*$")
+KINDS = ("good", "bad", "great", "poor", "bright", "dull", "short", "small")
 ASSIGNMENT = re.compile(r"^\w+=")
 
 
@@ -190,9 +192,13 @@ def run_steps(steps: list[dict[str, Any]], page: str) -> None:
             exec(compile("\n" * line + code, page, "exec"), namespace)
 
 
-def run_page(page: Path, folder: Path, teacher: Path) -> subprocess.CompletedProcess[str]:
+def run_page(page: Path, folder: Path, teacher: Path, mlm: Path) -> subprocess.CompletedProcess[str]:
     """Run a page in `folder`, which is furnished first."""
     shutil.copytree(teacher, folder / "teacher")
+    shutil.copytree(mlm, folder / "mlm-teacher")
+    (folder / "text").mkdir()
+    sentences = [f"the {kind} movie is long and the story of the man in the city is very {kind}" for kind in KINDS]
+    (folder / "text" / "raw.txt").write_text("\n".join(sentences * 8), encoding="utf-8")
     (folder / "data").mkdir()
     for name, rows in (("train", 32), ("dev", 8)):
         lines = [f"the {'great' if row % 2 else 'dull'} movie is number {row}\t{row % 2}" for row in range(rows)]
@@ -214,8 +220,8 @@ def test_there_is_a_readme():
 
 
 @pytest.mark.parametrize("page", [pytest.param(path, id=str(path.relative_to(ROOT))) for path in PAGES])
-def test_page_runs(page: Path, tmp_path: Path, tiny_teacher_dir: Path):
-    result = run_page(page, tmp_path, tiny_teacher_dir)
+def test_page_runs(page: Path, tmp_path: Path, tiny_teacher_dir: Path, tiny_mlm_dir: Path):
+    result = run_page(page, tmp_path, tiny_teacher_dir, tiny_mlm_dir)
     assert result.returncode == 0, f"{page}\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}"
 
 
@@ -263,12 +269,12 @@ def write(folder: Path, text: str) -> Path:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, tiny_teacher_dir: Path):
+def runs(tmp_path: Path, tiny_teacher_dir: Path, tiny_mlm_dir: Path):
     """Return a function that runs a text as a page."""
 
     def run(text: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / "cwd").mkdir()
-        return run_page(write(tmp_path, text), tmp_path / "cwd", tiny_teacher_dir)
+        return run_page(write(tmp_path, text), tmp_path / "cwd", tiny_teacher_dir, tiny_mlm_dir)
 
     return run
 

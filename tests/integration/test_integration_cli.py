@@ -14,7 +14,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lightning_distilbert.cli import RECIPES, find_recipes, main
+from lightning_distilbert.cli import RECIPES, check_target, find_recipes, main
+from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.precision import auto_precision
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -299,6 +300,32 @@ def test_mistake_of_a_user_in_a_process_of_its_own(workplace: Path):
 )
 def test_mistake_is_one_line(arguments: list[str], message: str, capsys, workplace: Path):
     assert message in refused(capsys, *text_fit(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("data", "no config.json: it is no model folder"),
+        ("data/train.tsv", "train.tsv' is a file. Give the name of a folder"),
+        ("data/train.tsv/student", "train.tsv' is no folder that you may write to. Choose another --student_dir"),
+    ],
+)
+def test_a_folder_that_could_not_be_written_is_refused_before_anything_else(
+    folder: str, message: str, capsys, workplace: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("models are built, and hours of training would follow")
+
+    monkeypatch.setattr("lightning_distilbert.cli.DistillationCLI.instantiate_classes", never)
+    assert message in refused(capsys, *text_fit("--student_dir", folder))
+
+
+def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    check_target(tmp_path / "new" / "student")
+    # the super-user of a container may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(DistillationError, match="no folder that you may write to"):
+        check_target(tmp_path / "new" / "student")
 
 
 def test_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str], workplace: Path):

@@ -6,9 +6,22 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
-from lightning_distilbert.architectures import TENSOR_INPUTS, accepted_inputs, backbone, layers_of, unwrap
+from lightning_distilbert.architectures import (
+    TENSOR_INPUTS,
+    accepted_inputs,
+    backbone,
+    layers_of,
+    logits_at,
+    token_level_head,
+    unwrap,
+)
 from lightning_distilbert.errors import DistillationError
 
 SIZES = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
@@ -129,3 +142,110 @@ def test_backbone_of_a_foreign_module_is_itself():
     assert backbone(plain) is plain
     assert backbone(nn.DataParallel(plain)) is plain
     assert unwrap(torch.compile(nn.DataParallel(plain), backend="eager")) is plain
+
+
+# -- logits at some positions ------------------------------------------------------------------------------------------
+
+VOCABULARY_HEADS = {**CONFIGS, "deberta-v2 not legacy": transformers.DebertaV2Config(**DEBERTA, legacy=False)}
+
+
+def text():
+    ids = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    positions = torch.zeros(2, 9, dtype=torch.bool)
+    positions[0, [1, 4]] = positions[1, [0, 5]] = True
+    return {"input_ids": ids, "attention_mask": mask}, positions
+
+
+def hooks_of(model):
+    return sum(len(module._forward_pre_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("name", VOCABULARY_HEADS)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_logits_at_positions_are_those_of_all_logits(name, autocast):
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(VOCABULARY_HEADS[name]).eval()
+    inputs, positions = text()
+    inside = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda *seen: inside.append(seen[2].shape))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        everywhere = model(**inputs).logits
+        with logits_at(model, positions):
+            there = model(**inputs).logits
+        with logits_at(model, torch.zeros_like(positions)):
+            nowhere = model(**inputs).logits
+    hook.remove()
+    assert everywhere.shape == (2, 9, 60)
+    assert there.shape == (4, 60)
+    torch.testing.assert_close(there, everywhere[positions], rtol=0, atol=1e-2 if autocast else 1e-5)
+    if name != "deberta-v2 not legacy":  # which multiplies with the embeddings itself
+        assert inside == [(2, 9, 60), (4, 60), (0, 60)]
+    assert nowhere.shape == (0, 60)
+    assert hooks_of(model) == 0
+    # the graph is there for each parameter that a step with positions reaches
+    reached = []
+    for logits in (there, nowhere):
+        model.zero_grad()
+        logits.float().sum().backward()
+        reached.append({key for key, value in model.named_parameters() if value.grad is not None})
+        if logits is nowhere:
+            assert all(value.grad.abs().sum() == 0 for value in model.parameters() if value.grad is not None)
+    assert len(reached[0]) > 20
+    assert reached[0] == reached[1]
+
+
+def test_the_gradient_of_narrowed_logits_is_that_of_the_selected_ones():
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(CONFIGS["bert"]).eval()
+    inputs, positions = text()
+    gradients = []
+    for narrowed in (False, True):
+        model.zero_grad()
+        with logits_at(model, positions if narrowed else None):
+            logits = model(**inputs).logits
+        (logits if narrowed else logits[positions]).square().sum().backward()
+        gradients.append(
+            {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_narrowing_may_be_nested_wrapped_and_repeated():
+    model = AutoModelForTokenClassification.from_config(CONFIGS["roberta"]).eval()
+    inputs, positions = text()
+    expected = model(**inputs).logits[positions]
+    for wrapped in (model, nn.DataParallel(model), torch.compile(model, backend="eager")):
+        with logits_at(wrapped, positions), logits_at(model, positions):
+            for _ in range(2):
+                torch.testing.assert_close(model(**inputs).logits, expected)
+    assert hooks_of(model) == 0
+
+
+def test_models_without_a_head_of_their_own_are_left_as_they_are():
+    inputs, positions = text()
+    model = AutoModel.from_config(CONFIGS["bert"]).eval()
+    with logits_at(model, positions), logits_at(encoder(), positions), logits_at(nn.Linear(2, 2), positions):
+        assert hooks_of(model) == 0
+        assert model(**inputs).last_hidden_state.shape == (2, 9, 16)
+
+
+def test_positions_of_another_batch_are_refused_and_the_hooks_removed():
+    model = AutoModelForMaskedLM.from_config(CONFIGS["distilbert"])
+    with (
+        pytest.raises(DistillationError, match=r"have the shape \(2, 8\), and the head Linear got .* \(2, 9, 16\)"),
+        logits_at(model, torch.ones(2, 8, dtype=torch.bool)),
+    ):
+        model(**text()[0])
+    assert hooks_of(model) == 0
+
+
+def test_heads_that_answer_token_by_token_are_known():
+    config = CONFIGS["bert"]
+    classes = [AutoModelForMaskedLM, AutoModelForTokenClassification, AutoModelForSequenceClassification, AutoModel]
+    assert [token_level_head(auto.from_config(config)) for auto in classes] == [True, True, False, False]
+    assert token_level_head(nn.DataParallel(AutoModelForMaskedLM.from_config(config)))

@@ -8,19 +8,28 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    MPNetConfig,
+    MPNetModel,
+)
 
+from lightning_distilbert import doctor
 from lightning_distilbert.engine import Distiller, facts_of, unique_names
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.objectives import HiddenStates, SentenceEmbedding, Similarity, SoftTargets
+from lightning_distilbert.objectives import HiddenStates, Objective, SentenceEmbedding, Similarity, SoftTargets
 from lightning_distilbert.schedules import Linear
 from lightning_distilbert.teacher import Teacher
 
 
-def bert(seed=0, width=16, layers=2, head=True, **changes):
+def bert(seed=0, width=16, layers=2, head=True, kind=None, vocabulary=40, **changes):
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=40,
+        vocab_size=vocabulary,
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=2,
@@ -30,7 +39,7 @@ def bert(seed=0, width=16, layers=2, head=True, **changes):
         num_labels=3,
         **changes,
     )
-    return (BertForSequenceClassification if head else BertModel)(config).eval()
+    return (kind or (BertForSequenceClassification if head else BertModel))(config).eval()
 
 
 def inputs(seed=0, rows=3):
@@ -164,6 +173,7 @@ def test_facts_come_from_the_config_and_the_layers():
     facts = facts_of("it", bert(layers=3, problem_type="regression"), "", frozenset({"logits", "hidden_states"}))
     assert (facts.name, facts.num_layers, facts.hidden_size) == ("it", 3, 16)
     assert (facts.num_labels, facts.problem_type) == (3, "regression")
+    assert facts.num_heads == 2
 
 
 def test_facts_of_an_encoder_and_a_head_that_are_apart():
@@ -171,6 +181,47 @@ def test_facts_of_an_encoder_and_a_head_that_are_apart():
     paths = {"hidden_states": "encoder", "logits": "head"}
     facts = facts_of("it", root, paths, frozenset({"hidden_states", "logits"}))
     assert (facts.num_layers, facts.hidden_size, facts.num_labels, facts.problem_type) == (2, 16, 5, None)
+
+
+class Scores(Objective):
+    """Any objective on what attention computes."""
+
+    requires = frozenset({"attention_scores"})
+    token_level = True
+    name = "scores"
+
+    def forward(self, student, teacher):
+        pairs = zip(student.attention_scores, teacher.attention_scores, strict=True)
+        return torch.stack([(ours - theirs).square().mean() for ours, theirs in pairs]).mean()
+
+
+def test_facts_of_what_attention_shows():
+    root = nn.ModuleDict({"encoder": bert(head=False, layers=3)})
+    facts = facts_of("it", root, "", frozenset({"queries"}))
+    assert (facts.num_layers, facts.num_heads) == (3, 2)
+    assert facts_of("it", nn.Linear(1, 1), "", frozenset({"logits"})).num_heads is None
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    mpnet = MPNetModel(MPNetConfig(vocab_size=40, **sizes))
+    assert facts_of("it", mpnet, "", frozenset({"queries", "keys"})).num_heads == 2
+    # at the start of a fit, and not in its first step
+    with pytest.raises(DistillationError, match=r"attention scores of MPNetModel .* Use Relations"):
+        Distiller(Teacher(mpnet), [Scores()]).build(bert())
+
+
+def test_attention_scores_of_student_and_teacher_reach_an_objective():
+    values = []
+    for attention in ("eager", "sdpa"):
+        student, model = bert(1), bert(2)
+        for part in (student, model):
+            part.set_attn_implementation(attention)
+        distiller = Distiller(Teacher(model), [Scores()])
+        distiller.build(student)
+        term = distiller.terms(run(distiller, student, inputs()))["scores"]
+        term.backward()
+        gradient = student.bert.encoder.layer[1].attention.self.key.weight.grad
+        assert gradient.abs().sum() > 0
+        values.append((term.detach(), gradient))
+    torch.testing.assert_close(*values, rtol=1e-4, atol=1e-6)
 
 
 def test_build_makes_the_projections_that_the_widths_ask_for():
@@ -199,3 +250,123 @@ def test_a_bare_encoder_has_no_logits_to_compare(bare):
     with pytest.raises(DistillationError, match=rf"the {bare}.* is a bare encoder \(BertModel\) that gives none"):
         Distiller(Teacher(model), [SoftTargets()]).build(student)
     Distiller(Teacher(model), [HiddenStates()]).build(student)
+
+
+# -- positions ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_teachers_head_is_narrowed_to_the_positions_of_the_task():
+    student, model = bert(1, kind=BertForMaskedLM), bert(2, kind=BertForMaskedLM)
+    distiller = Distiller(Teacher(model), [SoftTargets(temperature=1.0)])
+    distiller.build(student)
+    positions = torch.zeros(3, 5, dtype=torch.bool)
+    positions[0, 2] = positions[2, 4] = True
+    seen = []
+    model.cls.predictions.decoder.register_forward_hook(lambda *call: seen.append(call[2].shape))
+    with distiller.watch(student, inputs(), positions) as taps:
+        student(**inputs())
+    term = distiller.terms(taps.records)["soft_targets"]
+    assert seen == [(2, 40)]
+    ours, theirs = (part(**inputs()).logits[positions] for part in (student, model))
+    torch.testing.assert_close(
+        term, F.kl_div(ours.log_softmax(-1), theirs.softmax(-1), reduction="batchmean"), rtol=1e-4, atol=1e-6
+    )
+
+
+# -- two tokenizers ----------------------------------------------------------------------------------------------------
+
+
+def encoded_twice(rows=3):
+    theirs = torch.randint(5, 60, (rows, 7), generator=torch.Generator().manual_seed(9))
+    mask = torch.ones_like(theirs)
+    mask[1, 4:] = 0
+    return {**inputs(rows=rows), "teacher_input_ids": theirs, "teacher_attention_mask": mask}
+
+
+def two_vocabularies(objectives, kind=None):
+    student, model = bert(1, kind=kind), bert(2, vocabulary=60, kind=kind)
+    distiller = Distiller(Teacher(model), objectives)
+    distiller.compare_vocabularies(doctor.check_vocabulary_sizes, student.config, model.config)
+    distiller.build(student)
+    return distiller, student, model
+
+
+def test_sequence_level_objectives_take_a_teacher_with_a_tokenizer_of_its_own():
+    objectives = [SoftTargets(temperature=1.0), SentenceEmbedding(metric="mse"), Similarity()]
+    distiller, student, model = two_vocabularies(objectives)
+    batch = encoded_twice()
+    batch["attention_mask"][2, 3:] = 0
+    with distiller.watch(student, batch) as taps:
+        ours = student(**{name: batch[name] for name in ("input_ids", "attention_mask")})
+    terms = distiller.terms(taps.records)
+    given = {"input_ids": batch["teacher_input_ids"], "attention_mask": batch["teacher_attention_mask"]}
+    theirs = model(**given, output_hidden_states=True)
+    soft = F.kl_div(ours.logits.log_softmax(-1), theirs.logits.softmax(-1), reduction="batchmean")
+    torch.testing.assert_close(terms["soft_targets"], soft)
+    keep = [mask.bool() for mask in given["attention_mask"]]
+    vectors = torch.stack([theirs.hidden_states[-1][i][keep[i]].mean(dim=0) for i in range(3)])
+    torch.testing.assert_close(
+        terms["sentence_embedding"], F.mse_loss(taps.records[0].signals.embedding, vectors), rtol=1e-4, atol=1e-6
+    )
+    assert terms["similarity"] > 0
+
+
+def test_a_row_without_tokens_in_either_encoding_does_not_count():
+    distiller, student, _ = two_vocabularies([SoftTargets()])
+    terms = []
+    for rows in (3, 4):
+        batch = encoded_twice()
+        if rows == 4:
+            more = {name: torch.ones(1, value.shape[1], dtype=value.dtype) for name, value in batch.items()}
+            more["teacher_attention_mask"] *= 0
+            batch = {name: torch.cat([value, more[name]]) for name, value in batch.items()}
+        with distiller.watch(student, batch) as taps:
+            student(input_ids=batch["input_ids"])
+        terms.append(distiller.terms(taps.records)["soft_targets"])
+    torch.testing.assert_close(*terms)
+
+
+@pytest.mark.parametrize("objective", [HiddenStates(), Scores()], ids=["HiddenStates", "Scores"])
+def test_token_level_objectives_need_one_tokenizer(objective):
+    match = (
+        rf"share one tokenizer .* as in {type(objective).__name__}\. The student has a vocabulary of 40 .* one of 60"
+    )
+    with pytest.raises(DistillationError, match=match):
+        two_vocabularies([SoftTargets(), objective])
+
+
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForTokenClassification])
+def test_logits_of_a_token_level_head_need_one_tokenizer(kind):
+    with pytest.raises(DistillationError, match=r"as in SoftTargets on a token-level head\. The student has"):
+        two_vocabularies([SoftTargets()], kind)
+    # what is pooled of such a model is compared by sequences
+    two_vocabularies([SentenceEmbedding()], kind)
+
+
+def test_an_own_encoding_that_only_the_batch_shows_is_compared_by_sequences_too():
+    student = bert(1)
+    distiller = Distiller(Teacher(bert(2)), [HiddenStates()])
+    distiller.build(student)
+    with distiller.watch(student, encoded_twice()) as taps:
+        student(**inputs())
+    with pytest.raises(DistillationError, match=r"as in HiddenStates\. The batch carries teacher_input_ids: leave"):
+        distiller.terms(taps.records)
+    root = nn.ModuleDict({"body": bert(1, head=False), "head": nn.Linear(16, 3)})
+    distiller = Distiller(Teacher(bert(2)), [SoftTargets()], {"embedding": "body", "logits": "head"})
+    with distiller.watch(root, encoded_twice()) as taps:
+        root["head"](root["body"](**inputs()).last_hidden_state)
+    with pytest.raises(DistillationError, match=r"SoftTargets on a token-level head\. The batch carries"):
+        distiller.terms(taps.records)
+
+
+def test_a_batch_without_the_teachers_encoding_is_refused():
+    distiller, student, _ = two_vocabularies([SoftTargets()])
+    with distiller.watch(student, inputs()) as taps:
+        student(**inputs())
+    with pytest.raises(DistillationError, match=r"no teacher_input_ids, .* The student has a vocabulary of 40"):
+        distiller.terms(taps.records)
+    # where the vocabularies agree, none is needed
+    distiller = Distiller(Teacher(bert(2)), [SoftTargets()])
+    distiller.compare_vocabularies(doctor.check_vocabulary_sizes, student.config, bert().config)
+    assert distiller.mismatch is None
+    assert distiller.terms(taps.records)["soft_targets"] > 0

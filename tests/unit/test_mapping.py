@@ -55,7 +55,7 @@ def test_explicit_list():
         (6, True, "uniform", "neither a number"),
         (6, 2.0, "uniform", "neither a number"),
         (6, [0, 2], "last", "no effect"),
-        (6, 2, "middle", "rule='middle' is unknown"),
+        (6, 2, "middle", r"layer_choice\(rule=...\) was given 'middle': choose one of 'uniform', 'first', 'last'"),
         (0, 1, "uniform", "0 layers; at least 1"),
     ],
 )

@@ -246,6 +246,7 @@ def test_loss_is_the_weighted_sum_of_what_is_logged(tiny_teacher_dir: Path):
         assert logged["train/loss"] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.* rows have no label:UserWarning")
 def test_labelled_and_unlabelled_rows_in_one_batch(tiny_teacher_dir: Path):
     rows = [row | ({"label": None} if i % 3 else {}) for i, row in enumerate(ROWS[:6])]
     module = without_dropout(make(tiny_teacher_dir, objectives=[SoftTargets(temperature=2.0)], task_weight=1.0))

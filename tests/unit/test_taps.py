@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from lightning_distilbert.architectures import logits_at
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import pool
 from lightning_distilbert.taps import (
@@ -151,6 +152,51 @@ def test_embeddings_come_from_a_module_that_pools_by_itself():
     assert torch.equal(taps.records[0].signals.embedding, values.mean(dim=1))
 
 
+# -- positions ---------------------------------------------------------------------------------------------------------
+
+
+def some_positions():
+    return torch.tensor([[False, True, False, True, False, False], [True, False, False, False, False, True]])
+
+
+@pytest.mark.parametrize("narrowed", [False, True])
+def test_logits_are_recorded_at_the_positions(narrowed):
+    model, inputs, positions = make("bert", AutoModelForMaskedLM), make_inputs(), some_positions()
+    taps = Taps(model, "", {"logits", "hidden_states"}, positions=positions)
+    with taps, logits_at(model, positions if narrowed else None):
+        output = model(**inputs)
+    signals = taps.records[0].signals
+    assert output.logits.shape == ((4, 40) if narrowed else (2, 6, 40))
+    assert signals.positions is positions
+    torch.testing.assert_close(signals.logits, model(**inputs).logits[positions])
+    assert signals.logits_mask() is None
+    assert signals.hidden_states[0].shape == (2, 6, 16)
+    assert torch.equal(signals.mask, inputs["attention_mask"].bool())
+
+
+def test_logits_of_a_head_that_is_apart_are_recorded_at_the_positions():
+    root, positions = nn.ModuleDict({"encoder": tiny_bert(), "head": nn.Linear(16, 3)}), some_positions()
+    paths = {"hidden_states": "encoder", "logits": "head"}
+    with Taps(root, paths, {"logits", "hidden_states"}, positions=positions) as taps:
+        logits = root["head"](root["encoder"](**make_inputs()).last_hidden_state)
+    assert torch.equal(taps.records[0].signals.logits, logits[positions])
+
+
+def test_positions_of_another_batch_are_refused():
+    model = make("bert", AutoModelForMaskedLM)
+    with (
+        pytest.raises(DistillationError, match=r"shape \(2, 6\), and the student ran on input_ids of shape \(2, 5\)"),
+        Taps(model, "", {"logits"}, positions=some_positions()),
+    ):
+        model(**make_inputs(length=5))
+    inputs = {"inputs_embeds": torch.zeros(2, 5, 16)}
+    with (
+        pytest.raises(DistillationError, match=r"shape \(2, 6\), and the logits \(2, 5, 40\)"),
+        Taps(model, "", {"logits"}, positions=some_positions()),
+    ):
+        model(**inputs)
+
+
 # -- records -----------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +322,8 @@ def test_paths_are_checked():
         resolve_paths(root, "model", frozenset({"logits"}))
     with pytest.raises(DistillationError, match=r"no path is given for \['logits'\]"):
         resolve_paths(root, {"hidden_states": "encoder"}, frozenset({"logits"}))
+    apart = resolve_paths(root, {"hidden_states": "encoder"}, frozenset({"queries", "attention_scores"}))
+    assert apart == dict.fromkeys(["hidden_states", "queries", "attention_scores"], root["encoder"])
     with pytest.raises(DistillationError, match=r"Unknown signals \['attention'\]"):
         Taps(root, "encoder", {"attention"})
 
@@ -313,6 +361,16 @@ def test_inputs_are_completed_from_the_mapping_that_holds_the_same_tokens():
     assert set(completed({"inputs_embeds": other}, sides)) == {"inputs_embeds"}
     assert completed({"tokens": other}, {"labels": 1, "input_ids": ids})["input_ids"] is ids
     assert completed({"tokens": 1}, None) == {"tokens": 1}
+
+
+def test_the_teachers_own_encoding_comes_along():
+    ids, theirs = torch.tensor([[1, 2]]), torch.tensor([[7, 8, 9]])
+    sides = {"input_ids": ids, "teacher_input_ids": theirs, "teacher_attention_mask": torch.ones_like(theirs)}
+    found = completed({"input_ids": ids.clone()}, {"query": {"input_ids": ids + 1}, "document": sides})
+    assert found["teacher_input_ids"] is theirs
+    assert found["teacher_attention_mask"] is sides["teacher_attention_mask"]
+    assert "teacher_token_type_ids" not in found
+    assert "teacher_input_ids" not in completed({"input_ids": ids + 1}, sides)
 
 
 def test_a_mask_of_another_shape_is_refused():

@@ -10,11 +10,19 @@ import shutil
 import pytest
 import torch
 from torch import nn
-from transformers import BertForSequenceClassification, BertModel, DistilBertConfig, DistilBertModel
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+)
 
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import pool
-from lightning_distilbert.teacher import Teacher, declared_pooling, load_trained
+from lightning_distilbert.teacher import Teacher, cast_linear, declared_pooling, load_trained
 
 
 @pytest.fixture
@@ -227,6 +235,86 @@ def test_a_module_whose_signals_come_from_several_places():
     signals = signals({"values": torch.ones(2, 3)}, {"embedding", "logits"})
     torch.testing.assert_close(signals.embedding, model.body(torch.ones(2, 3)))
     torch.testing.assert_close(signals.logits, model.head(model.body(torch.ones(2, 3))))
+
+
+def test_the_head_does_not_run_where_no_logits_are_needed(tiny_teacher_dir):
+    teacher, heads = Teacher(tiny_teacher_dir), []
+    teacher.model.classifier.register_forward_hook(lambda *_: heads.append(1))
+    alone = teacher(inputs(), {"hidden_states", "queries", "embedding"})
+    assert heads == []
+    both = teacher(inputs(), {"hidden_states", "queries", "embedding", "logits"})
+    assert heads == [1]
+    assert torch.equal(alone.hidden_states[-1], both.hidden_states[-1])
+    assert torch.equal(alone.embedding, both.embedding)
+    assert torch.equal(alone.queries[3], both.queries[3])
+    assert alone.logits is None
+    assert not alone.queries[0].requires_grad
+
+
+def masked_lm(seed=0):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return BertForMaskedLM(BertConfig(vocab_size=100, max_position_embeddings=16, initializer_range=0.2, **sizes))
+
+
+def test_a_vocabulary_head_is_evaluated_at_the_positions_only():
+    model = masked_lm().eval()
+    positions = torch.tensor([[True, False, False, True, False, False], [False, True, False, False, False, False]])
+    seen = []
+    model.cls.predictions.decoder.register_forward_hook(lambda *call: seen.append(call[2].shape))
+    signals = Teacher(model)(inputs(), {"logits"}, positions=positions)
+    assert seen == [(3, 100)]
+    assert signals.positions is positions
+    torch.testing.assert_close(signals.logits, model(**inputs()).logits[positions])
+    assert Teacher(model)(inputs(), {"logits"}).logits.shape == (2, 6, 100)
+
+
+def test_its_own_encoding_is_read_instead_of_the_students():
+    model = masked_lm().eval()
+    theirs = torch.randint(5, 100, (2, 8), generator=torch.Generator().manual_seed(5))
+    mask = torch.tensor([[1] * 8, [1] * 3 + [0] * 5])
+    given = {**inputs(), "teacher_input_ids": theirs, "teacher_attention_mask": mask}
+    signals = Teacher(model)(given, {"embedding"}, inputs()["attention_mask"].bool())
+    # the student's token types are of other tokens
+    hidden = model.bert(theirs, mask).last_hidden_state
+    torch.testing.assert_close(signals.embedding, pool(hidden, mask))
+    assert torch.equal(signals.mask, mask.bool())
+    types = {"teacher_token_type_ids": torch.ones_like(theirs)}
+    changed = Teacher(model)({**given, **types}, {"embedding"}).embedding
+    torch.testing.assert_close(
+        changed, pool(model.bert(theirs, mask, **{"token_type_ids": types.popitem()[1]})[0], mask)
+    )
+    assert not torch.allclose(changed, signals.embedding)
+    # without a mask of its own all of its tokens count: the student's mask has another shape
+    del given["teacher_attention_mask"]
+    assert Teacher(model)(given, {"embedding"}, inputs()["attention_mask"].bool()).mask is None
+
+
+# -- precision ---------------------------------------------------------------------------------------------------------
+
+
+def test_cast_weights_change_no_output_under_autocast_and_untie_the_head():
+    model, cast = masked_lm().eval().requires_grad_(False), masked_lm().eval().requires_grad_(False)
+    cast_linear(cast, torch.bfloat16)
+    words, decoder = cast.bert.embeddings.word_embeddings.weight, cast.cls.predictions.decoder
+    assert words.dtype == torch.float32
+    assert torch.equal(words, model.bert.embeddings.word_embeddings.weight)
+    assert decoder.weight.dtype == decoder.bias.dtype == torch.bfloat16
+    assert {part.weight.dtype for part in cast.modules() if isinstance(part, nn.LayerNorm)} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in cast.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(cast(**inputs()).logits, model(**inputs()).logits)
+
+
+# -- its tokenizer -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_brings_its_tokenizer(tiny_teacher_dir):
+    teacher = Teacher(tiny_teacher_dir)
+    assert teacher.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(tiny_teacher_dir).get_vocab()
+    assert teacher.tokenizer is teacher.tokenizer
+    assert len(pickle.dumps(teacher)) < 2000
+    assert Teacher(nn.Linear(1, 1)).tokenizer is None
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------

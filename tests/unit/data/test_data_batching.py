@@ -51,6 +51,28 @@ def test_epochs_and_seeds_change_the_order_and_repeat():
     assert {frozenset(batch) for batch in draw(0, 0)} != {frozenset(batch) for batch in draw(0, 1)}
 
 
+def test_the_first_batches_can_be_left_out_once():
+    sampler = LengthGroupedSampler(lengths_of(50), 8)
+    whole = list(sampler)
+    sampler.skip = 3
+    assert list(sampler) == whole[3:]
+    assert list(sampler) == whole
+    assert len(sampler) == len(whole)
+
+
+def test_the_signature_tells_other_batches_apart():
+    def signature(rows=20, batch_size=4, **options):
+        return LengthGroupedSampler(lengths_of(rows), batch_size, **options).signature()
+
+    changed = [{"rows": 21}, {"batch_size": 5}, {"seed": 1}, {"window": 3}, {"shuffle": False}, {"num_replicas": 2}]
+    assert signature() == signature()
+    for options in changed:
+        assert signature(**options) != signature()
+    assert LengthGroupedSampler(lengths_of(20) + 1, 4).signature()["rows"] == 20
+    assert LengthGroupedSampler(lengths_of(20) + 1, 4).signature() != signature()
+    assert json.loads(json.dumps(signature())) == signature()
+
+
 def test_padding_is_far_below_that_of_random_batches():
     lengths = lengths_of(4000)
     order = np.random.default_rng(1).permutation(4000)

@@ -31,6 +31,41 @@ def test_batches_equal_those_of_the_tokenizer_itself(tokenizer, pairs, max_lengt
     assert data.lengths.tolist() == expected["attention_mask"].sum(dim=1).tolist()
 
 
+def test_a_teacher_reads_the_same_rows_in_its_own_tokens_and_padding(tokenizer, tokenizer_dir):
+    other = AutoTokenizer.from_pretrained(tokenizer_dir, padding_side="left")
+    other.add_tokens(["very best"])
+    data = encode(tokenizer, TEXTS)
+    data.teacher = encode(other, TEXTS)
+    batch = pad_batch(data[[1, 2]], Padding.of(tokenizer), multiple_of=4, teacher=Padding.of(other))
+    for prefix, one in (("", tokenizer), ("teacher_", other)):
+        expected = one(TEXTS[1:3], padding=True, pad_to_multiple_of=4, return_tensors="pt")
+        for name, values in expected.items():
+            assert torch.equal(batch[f"{prefix}{name}"], values), name
+    assert len(batch) == 6
+    # each is padded to its own length
+    short = EncodedDataset(np.array([5]), np.array([1]), teacher=EncodedDataset(np.array([6, 7]), np.array([2])))
+    batch = pad_batch([{"query": row} for row in short[[0]]], Padding(0), teacher=Padding(1))
+    shapes = {name: tuple(values.shape) for name, values in batch["query"].items()}
+    assert shapes == {
+        "input_ids": (1, 1),
+        "attention_mask": (1, 1),
+        "teacher_input_ids": (1, 2),
+        "teacher_attention_mask": (1, 2),
+    }
+
+
+def test_a_row_without_a_token_is_all_padding(tokenizer):
+    data = encode(tokenizer, TEXTS)
+    data.teacher = encode(tokenizer, TEXTS)
+    longer = data.with_empty_row()
+    assert longer.lengths.tolist() == [*data.lengths.tolist(), 0]
+    assert all(np.array_equal(longer[2][name], data[2][name]) for name in data[2])
+    batch = pad_batch([longer[4], longer[4]], tokenizer, teacher=tokenizer)
+    for name in ("input_ids", "teacher_input_ids"):
+        assert batch[name].tolist() == [[tokenizer.pad_token_id]] * 2
+    assert batch["attention_mask"].sum() == batch["teacher_attention_mask"].sum() == 0
+
+
 def test_left_padding_follows_the_tokenizer(tokenizer_dir):
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, padding_side="left")
     batch = pad_batch(encode(tokenizer, TEXTS)[[1, 2]], Padding.of(tokenizer))

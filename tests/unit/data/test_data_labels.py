@@ -28,12 +28,30 @@ def test_one_label_by_name_or_number(names, values, expected):
     assert encoded.dtype == np.int64
 
 
-@pytest.mark.parametrize("value", ["neutral", 2, -1, "7", math.nan, "", 0.5])
+@pytest.mark.parametrize("value", ["neutral", 2, -1, "7", math.nan, 0.5])
 def test_unknown_labels_name_row_value_and_known(value):
     with pytest.raises(DistillationError, match=r"here, row 2: the label .* is not one of the 2 known: 'negative', 'p"):
         NAMED.encode(["negative", value], "here")
     with pytest.raises(DistillationError, match="known: 0 to 1"):
         LabelSet(SINGLE, None, 2).encode([0, value], "here")
+
+
+@pytest.mark.parametrize("value", [None, "", " "])
+def test_an_empty_field_is_no_label_unless_one_is_named_so(value):
+    assert NAMED.encode(["positive", value], "here").tolist() == [1, -100]
+    assert math.isnan(LabelSet(REGRESSION, None, 1).encode([value], "here")[0])
+    assert np.isnan(LabelSet(MULTI, ("a", "b"), 2).encode([["a"], value], "here")[1]).all()
+    assert LabelSet.derive(["b", value, "a"], SINGLE, None, "here").names == ("a", "b")
+    assert LabelSet.derive(["1", value], SINGLE, None, "here") == LabelSet(SINGLE, None, 2)
+    with pytest.raises(DistillationError, match="here: no row has a label, so their number is not known"):
+        LabelSet.derive([value], SINGLE, None, "here")
+    assert LabelSet(SINGLE, ("", "spam"), 2).encode(["", "spam", None], "here").tolist() == [0, 1, -100]
+
+
+@pytest.mark.parametrize("item", [None, ""])
+def test_a_list_of_labels_has_no_empty_items(item):
+    with pytest.raises(DistillationError, match=r"row 1: the label (None|'') is not one of the 2 known"):
+        LabelSet(MULTI, ("a", "b"), 2).encode([["a", item]], "here")
 
 
 def test_a_number_is_never_a_position_among_labels_named_by_numbers():
@@ -78,7 +96,7 @@ def test_scores_are_finite_numbers_or_none():
     encoded = labels.encode(["5.000", 2, None], "here")
     assert encoded[:2].tolist() == [5.0, 2.0]
     assert math.isnan(encoded[2])
-    for value in (math.nan, math.inf, "nan", "high", "", [1.0]):
+    for value in (math.nan, math.inf, "nan", "high", [1.0]):
         with pytest.raises(DistillationError, match=r"here, row 2: the label .* is not a finite number"):
             labels.encode([1.0, value], "here")
 

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,3 +133,47 @@ def test_each_split_may_be_of_another_kind(tmp_path, tokenizer):
 def test_bad_sources(tokenizer, source, message):
     with pytest.raises(DistillationError, match=message):
         RetrievalData(source, tokenizer=tokenizer).setup("fit")
+
+
+def test_documents_without_a_query(tokenizer):
+    more = ["the big house", "a small tree", "the big house"]
+    data = RetrievalData({"train": PAIRS[:2]}, unlabelled=more, tokenizer=tokenizer, batch_size=4)
+    (batch,) = data.train_dataloader()
+    asked = batch["query"]["attention_mask"].any(dim=1)
+    documents = decode(tokenizer, batch["document"])
+    assert sorted(zip(decode(tokenizer, batch["query"]), documents, strict=True)) == sorted(
+        [*PAIRS[:2], ("", "the big house"), ("", "a small tree")]
+    )
+    assert [documents[i] for i in torch.nonzero(~asked).flatten()] in (more[:2], more[1::-1])
+    assert batch["query_index"][~asked].tolist() == [-1, -1]
+    assert len(set(batch["document_index"].tolist())) == 4
+    assert set(batch["query"]) == {"input_ids", "attention_mask", "token_type_ids"}
+    sizes = batch["query"]["attention_mask"].sum(dim=1) + batch["document"]["attention_mask"].sum(dim=1)
+    assert sorted(data._encoded["train"].lengths.tolist()) == sorted(sizes.tolist())
+
+
+def test_documents_alone_and_in_files(tokenizer, tmp_path):
+    path = tmp_path / "more.jsonl"
+    path.write_text(json.dumps({"document": "the big house"}))
+    data = RetrievalData({"dev": PAIRS}, unlabelled=path, tokenizer=tokenizer)
+    (batch,) = data.train_dataloader()
+    assert batch["query"]["attention_mask"].tolist() == [[0]]
+    assert decode(tokenizer, batch["document"]) == ["the big house"]
+
+
+def test_both_sides_are_encoded_for_a_teacher_with_another_tokenizer(tokenizer, tokenizer_dir):
+    other = AutoTokenizer.from_pretrained(tokenizer_dir)
+    other.add_tokens(["who works"])
+    data = RetrievalData({"train": PAIRS, "dev": PAIRS}, unlabelled=["a dog"], tokenizer=tokenizer, batch_size=6)
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(teacher_tokenizer=other))
+    (batch,) = data.train_dataloader()
+    for side in ("query", "document"):
+        theirs = {name.removeprefix("teacher_"): batch[side][name] for name in batch[side] if name[:8] == "teacher_"}
+        assert set(theirs) == {"input_ids", "attention_mask", "token_type_ids"}
+        assert decode(other, theirs) == decode(tokenizer, batch[side])
+    assert batch["query"]["teacher_attention_mask"].sum() < batch["query"]["attention_mask"].sum()
+    assert set(next(iter(data.val_dataloader()[0]))) == {"input_ids", "attention_mask", "token_type_ids"} | {
+        "index",
+        "relevant",
+        "grades",
+    }

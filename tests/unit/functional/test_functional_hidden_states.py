@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cosine, sqeuclidean
 
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import hidden_state_distance
+
+metrics = pytest.mark.parametrize("metric", ["cosine", "mse", "normalized_mse"])
 
 
 def states(*shape, seed=0):
@@ -18,11 +21,15 @@ def states(*shape, seed=0):
 def reference(student, teacher, metric):
     """The mean over vectors, by scipy in float64."""
     vectors = list(zip(student.double().numpy(), teacher.double().numpy(), strict=True))
-    one = cosine if metric == "cosine" else lambda a, b: sqeuclidean(a, b) / len(a)
+    one = {
+        "cosine": cosine,
+        "mse": lambda a, b: sqeuclidean(a, b) / len(a),
+        "normalized_mse": lambda a, b: sqeuclidean(a / np.linalg.norm(a), b / np.linalg.norm(b)) / len(a),
+    }[metric]
     return sum(one(a, b) for a, b in vectors) / len(vectors)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "mse"])
+@metrics
 def test_agrees_with_scipy_over_the_real_tokens(metric):
     student, teacher = states(3, 4, 6)
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()
@@ -42,15 +49,40 @@ def test_the_metric_changes_the_loss_and_cosine_does_not_see_lengths():
     torch.testing.assert_close(hidden_state_distance(7 * student, teacher), hidden_state_distance(student, teacher))
 
 
-@pytest.mark.parametrize("metric", ["cosine", "mse"])
+@metrics
 def test_equal_states_cost_nothing_and_opposite_ones_the_most(metric):
     student, _ = states(2, 3, 6)
     assert abs(hidden_state_distance(student, student.clone(), metric=metric).item()) < 1e-6
     opposite = hidden_state_distance(student, -student, metric=metric).item()
-    assert opposite == pytest.approx(2.0 if metric == "cosine" else 4 * student.square().mean().item(), rel=1e-5)
+    most = {"cosine": 2.0, "mse": 4 * student.square().mean().item(), "normalized_mse": 4 / 6}
+    assert opposite == pytest.approx(most[metric], rel=1e-5)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "mse"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_normalized_distance_is_the_cosine_one_with_its_gradient_and_keeps_its_digits_near_zero(dtype):
+    student, teacher = (x.to(dtype) for x in states(2, 3, 6))
+    gradients = []
+    for metric, factor in (("cosine", 2 / 6), ("normalized_mse", 1.0)):
+        leaf = student.clone().requires_grad_()
+        (factor * hidden_state_distance(leaf, teacher, metric=metric)).backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
+    near = student.float() + 1e-4 * teacher.float()
+    expected = reference(near.reshape(-1, 6), student.float().reshape(-1, 6), "normalized_mse")
+    found = hidden_state_distance(near, student.float(), metric="normalized_mse").item()
+    assert found == pytest.approx(expected, rel=1e-2)
+
+
+def test_each_vector_is_normalized_by_itself_whatever_else_is_in_the_batch():
+    """The seq2seq script takes one layer norm over batch, sequence and width, padding included."""
+    student, teacher = states(2, 3, 6)
+    mask = torch.tensor([[1, 1, 0], [0, 0, 0]]).bool()
+    alone = hidden_state_distance(student[:1, :2], teacher[:1, :2], metric="normalized_mse")
+    student[~mask] *= 1e3
+    torch.testing.assert_close(hidden_state_distance(student, teacher, mask, "normalized_mse"), alone)
+
+
+@metrics
 def test_half_precision_under_autocast_is_computed_in_float32(metric):
     student, teacher = (x.bfloat16() for x in states(2, 3, 6))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -60,7 +92,7 @@ def test_half_precision_under_autocast_is_computed_in_float32(metric):
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "mse"])
+@metrics
 def test_nothing_counts_gives_zero_with_a_graph(metric):
     student = torch.full((2, 3, 4), float("nan"), requires_grad=True)
     loss = hidden_state_distance(student, torch.zeros(2, 3, 4), torch.zeros(2, 3), metric)
@@ -69,17 +101,18 @@ def test_nothing_counts_gives_zero_with_a_graph(metric):
     assert student.grad.abs().sum() == 0
 
 
-def test_a_zero_vector_has_a_finite_gradient():
+@pytest.mark.parametrize(("metric", "expected"), [("cosine", 1.0), ("normalized_mse", 0.25)])
+def test_a_zero_vector_has_a_finite_gradient(metric, expected):
     student = torch.zeros(1, 1, 4, requires_grad=True)
-    loss = hidden_state_distance(student, torch.ones(1, 1, 4))
+    loss = hidden_state_distance(student, torch.ones(1, 1, 4), metric=metric)
     loss.backward()
-    assert loss.item() == 1.0
+    assert loss.item() == expected
     assert torch.isfinite(student.grad).all()
 
 
 def test_bad_arguments_are_refused():
     student, teacher = states(2, 3, 6)
-    with pytest.raises(DistillationError, match="was given 'l1': choose one of 'cosine', 'mse'"):
+    with pytest.raises(DistillationError, match="was given 'l1': choose one of 'cosine', 'mse', 'normalized_mse'"):
         hidden_state_distance(student, teacher, metric="l1")
     with pytest.raises(DistillationError, match=r"shape \(2, 3, 6\) and the teacher's \(2, 3, 1\)"):
         hidden_state_distance(student, teacher[..., :1])

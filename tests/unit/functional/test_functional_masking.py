@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.functional.masking import both, check_same_shape, full_precision, mean_or_zero, select
+from lightning_distilbert.functional.masking import (
+    both,
+    check_same_shape,
+    first_tokens,
+    full_precision,
+    mean_or_zero,
+    select,
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
@@ -35,6 +42,17 @@ def test_nan_in_the_padding_reaches_neither_value_nor_gradient():
     loss.backward()
     assert loss.item() == 1.0
     assert values.grad.tolist() == [[[2.0], [0.0]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
+def test_the_first_token_is_the_first_real_one_and_takes_all_the_gradient(dtype):
+    values = torch.arange(18.0).reshape(3, 3, 2).requires_grad_()
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1], [0, 0, 0]])
+    found = first_tokens(values, mask.to(dtype))
+    assert found.tolist()[:2] == [[0, 1], [8, 9]]
+    found[:2].sum().backward()
+    assert values.grad.sum(-1).tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 0]]
+    assert torch.equal(first_tokens(values, None), values[:, 0])
 
 
 def test_mean_or_zero_is_the_mean_where_something_counts():

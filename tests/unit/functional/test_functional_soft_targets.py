@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit, rel_entr, softmax
 
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.functional import forward_kl, soft_targets
+from lightning_distilbert.functional import forward_kl, masked_kl, soft_targets
 
 NEVER = -math.inf
 
@@ -150,9 +150,163 @@ def test_the_divergence_is_from_the_teacher_and_not_to_it():
     assert found != pytest.approx(rel_entr(q, p).sum())
 
 
+def divergence_reference(p, q, divergence, beta):
+    """Over the last axis, in float64 by scipy."""
+    if divergence == "forward":
+        return rel_entr(p, q).sum(-1)
+    if divergence == "reverse":
+        return rel_entr(q, p).sum(-1)
+    m = beta * p + (1 - beta) * q
+    return beta * rel_entr(p, m).sum(-1) + (1 - beta) * rel_entr(q, m).sum(-1)
+
+
+def lumped(probabilities, order, top_k):
+    """The classes at the first places of each row's order, and the sum of the others."""
+    return np.stack(
+        [
+            np.append(row[places[:top_k]], row[places[top_k:]].sum())
+            for row, places in zip(probabilities, order, strict=True)
+        ]
+    )
+
+
+DIVERGENCES = [("forward", 0.5), ("reverse", 0.5), ("js", 0.5), ("js", 0.1), ("js", 0.9)]
+
+
+@pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
+@pytest.mark.parametrize("top_k", [None, 1, 2, 5, 6])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_divergences_over_all_or_the_best_classes_agree_with_scipy(divergence, beta, top_k, temperature):
+    student, teacher = logits(7, 6)
+    found = soft_targets(student, teacher, temperature, divergence=divergence, beta=beta, top_k=top_k)
+    p, q = (softmax(x.double().numpy() / temperature, axis=-1) for x in (teacher, student))
+    if top_k is not None:
+        order = np.argsort(-p, axis=-1)
+        p, q = lumped(p, order, top_k), lumped(q, order, top_k)
+    expected = temperature**2 * divergence_reference(p, q, divergence, beta).mean()
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
+def test_divergences_of_labels_agree_with_scipy(divergence, beta):
+    student, teacher = logits(7, 5)
+    found = soft_targets(student, teacher, 2.0, activation="sigmoid", divergence=divergence, beta=beta)
+    p, q = (
+        np.stack([expit(x), expit(-x)], axis=-1) for x in (teacher.double().numpy() / 2, student.double().numpy() / 2)
+    )
+    assert found.item() == pytest.approx(4 * divergence_reference(p, q, divergence, beta).sum(-1).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("divergence", "beta"), DIVERGENCES)
+@pytest.mark.parametrize("top_k", [None, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_divergences_agree_with_the_formula_in_float64(divergence, beta, top_k, dtype):
+    """Rows and classes out: NaN in a row that does not count, two classes that neither model may take."""
+    student, teacher = (x.to(dtype) for x in logits(6, 7))
+    student[:, 5:], teacher[:, 5:] = NEVER, NEVER
+    mask = torch.tensor([1, 0, 1, 1, 1, 1]).bool()
+    twin = student[mask][:, :5].double().requires_grad_()
+    student[1] = float("nan")
+    student.requires_grad_()
+    found = soft_targets(student, teacher, 2.0, mask, divergence=divergence, beta=beta, top_k=top_k)
+    p, q = (teacher[mask][:, :5].double() / 2).softmax(-1), (twin / 2).softmax(-1)
+    if top_k is not None:
+        best = p.topk(top_k).indices
+        p, q = (torch.cat([x.gather(-1, best), 1 - x.gather(-1, best).sum(-1, keepdim=True)], dim=-1) for x in (p, q))
+    m = beta * p + (1 - beta) * q
+    terms = {
+        "forward": p * (p / q).log(),
+        "reverse": q * (q / p).log(),
+        "js": beta * p * (p / m).log() + (1 - beta) * q * (q / m).log(),
+    }
+    expected = 4 * terms[divergence].sum(-1).mean()
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    tolerance = (1e-5 if dtype == torch.float32 else 1e-2) * twin.grad.abs().max().item()
+    torch.testing.assert_close(student.grad[mask][:, :5].double(), twin.grad, rtol=1e-4, atol=tolerance)
+    assert student.grad[1].abs().sum() == 0
+    assert student.grad[:, 5:].abs().sum() == 0
+
+
+def test_the_best_classes_are_the_teachers_at_each_position():
+    student, teacher = torch.tensor([[0.0, 5.0, 1.0]]), torch.tensor([[3.0, 0.0, 1.0]])
+    p, q = softmax(teacher.numpy()[0]), softmax(student.numpy()[0])
+    expected = rel_entr([p[0], 1 - p[0]], [q[0], 1 - q[0]]).sum()
+    assert soft_targets(student, teacher, top_k=1).item() == pytest.approx(expected, rel=1e-5)
+    # what is lumped cannot cost more than what it is made of, and one class fewer than all is all of them
+    losses = [soft_targets(student, teacher, top_k=k).item() for k in (1, 2, 3)]
+    assert losses[0] < losses[1] == pytest.approx(losses[2]) == pytest.approx(soft_targets(student, teacher).item())
+
+
+def test_the_best_classes_with_none_possible_besides():
+    student, teacher = logits(4, 5)
+    student[:, 2:], teacher[:, 2:] = NEVER, NEVER
+    expected = soft_targets(student[:, :2], teacher[:, :2])
+    student.requires_grad_()
+    for divergence in ("forward", "reverse", "js"):
+        loss = soft_targets(student, teacher, divergence=divergence, top_k=2)
+        loss.backward()
+        assert torch.isfinite(student.grad).all()
+        if divergence == "forward":
+            torch.testing.assert_close(loss, expected)
+
+
+def test_js_lies_between_and_tends_to_both():
+    student, teacher = (x / 3 for x in logits(7, 5))
+    forward, reverse = (soft_targets(student, teacher, divergence=d).item() for d in ("forward", "reverse"))
+    near = {beta: soft_targets(student, teacher, divergence="js", beta=beta).item() for beta in (1e-3, 0.5, 0.999)}
+    assert near[1e-3] / 1e-3 == pytest.approx(forward, rel=0.05)
+    assert near[0.999] / 1e-3 == pytest.approx(reverse, rel=0.05)
+    assert 0 < near[0.5] < math.log(2)
+    one, other = torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]])
+    assert soft_targets(one, other, divergence="js").item() == pytest.approx(math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"divergence": "reverse"}, {"divergence": "js"}, {"top_k": 2}])
+def test_other_divergences_of_equal_or_no_rows_are_zero_with_a_graph(options):
+    student, _ = logits(4, 5)
+    student.requires_grad_()
+    loss = soft_targets(student, student.detach().clone(), 2.0, **options)
+    nothing = soft_targets(student, student.detach(), 2.0, mask=torch.zeros(4), **options)
+    assert abs(loss.item()) < 1e-6
+    assert nothing.item() == 0.0
+    (loss + nothing).backward()
+    assert student.grad.abs().max() < 1e-6
+
+
+def test_masked_kl_is_the_divergence_over_what_counts():
+    student, teacher = logits(3, 4, 6)
+    mask = torch.rand(3, 1, 6, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask[2] = False  # rows of which nothing counts are no rows
+    terms = [
+        rel_entr(
+            softmax(teacher[i, j, mask[i, 0]].double().numpy()), softmax(student[i, j, mask[i, 0]].double().numpy())
+        ).sum()
+        for i in range(2)
+        for j in range(4)
+    ]
+    student, teacher = (x.masked_fill(~mask, float("nan")).requires_grad_() for x in (student, teacher))
+    found = masked_kl(student, teacher, mask)
+    found.backward()
+    assert found.item() == pytest.approx(np.mean(terms), rel=1e-5)
+    assert torch.isfinite(student.grad).all()
+    assert student.grad.masked_select(~mask).abs().sum() == 0
+    assert teacher.grad is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"divergence": "jeffreys"}, "was given 'jeffreys': choose one of 'forward', 'reverse', 'js'"),
+        ({"divergence": "js", "beta": 0.0}, r"beta=0.0\): it is a share"),
+        ({"divergence": "js", "beta": 1}, r"beta=1\): it is a share"),
+        ({"top_k": 0}, r"top_k=0\): it is a number of classes"),
+        ({"top_k": 1.0}, r"top_k=1.0\): it is a number of classes"),
+        ({"top_k": 1, "activation": "sigmoid"}, "'sigmoid': each label is a distribution of its own"),
+        ({"divergence": "js", "activation": "identity"}, "'identity': a mean squared error compares no distributions"),
+        ({"top_k": 1, "activation": "identity"}, "'identity': a mean squared error compares no distributions"),
         ({"temperature": 0.0}, r"temperature=0.0\)"),
         ({"temperature": math.nan}, r"temperature=nan\)"),
         ({"activation": "tanh"}, "was given 'tanh': choose one of 'softmax', 'sigmoid', 'identity'"),

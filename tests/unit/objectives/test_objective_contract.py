@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import jsonargparse
@@ -12,13 +13,25 @@ import yaml
 
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import pool
-from lightning_distilbert.objectives import HiddenStates, Objective, SentenceEmbedding, Similarity, SoftTargets
+from lightning_distilbert.objectives import (
+    Attention,
+    Embeddings,
+    HiddenStates,
+    MarginMSE,
+    Objective,
+    RankingKL,
+    Relations,
+    SentenceEmbedding,
+    Similarity,
+    SoftTargets,
+)
+from lightning_distilbert.objectives.ranking import CandidateScores
 from lightning_distilbert.schedules import Linear
-from lightning_distilbert.signals import ModelFacts, Signals
+from lightning_distilbert.signals import SIGNAL_NAMES, ModelFacts, Signals
 from lightning_distilbert.spec import from_config
 
-STUDENT = ModelFacts("the student", num_layers=2, hidden_size=4, num_labels=3, initialised_from=(0, 3))
-TEACHER = ModelFacts("the teacher", num_layers=4, hidden_size=6, num_labels=3)
+STUDENT = ModelFacts("the student", num_layers=2, hidden_size=4, num_heads=2, num_labels=3, initialised_from=(0, 3))
+TEACHER = ModelFacts("the teacher", num_layers=4, hidden_size=6, num_heads=2, num_labels=3)
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 1]]).bool()
 
 # each with every option away from its default somewhere
@@ -27,14 +40,30 @@ CONFIGS = {
     "soft_targets_tokens": lambda: SoftTargets(temperature=Linear(4.0, 1.0)),
     "soft_targets_sigmoid": lambda: SoftTargets(activation="sigmoid", weight=0.5),
     "soft_targets_identity": lambda: SoftTargets(activation="identity"),
+    "soft_targets_reverse": lambda: SoftTargets(divergence="reverse", top_k=1),
+    "soft_targets_js": lambda: SoftTargets(divergence="js", beta=0.3),
     "hidden_states": lambda: HiddenStates(),
     "hidden_states_uniform": lambda: HiddenStates(layers="uniform", metric="mse"),
     "hidden_states_initialised": lambda: HiddenStates(layers="initialised"),
     "hidden_states_pairs": lambda: HiddenStates(layers=[(0, 0), (1, 4)], projection="always", weight=Linear(1.0, 0.0)),
+    "hidden_states_first": lambda: HiddenStates(layers="skip", metric="normalized_mse", tokens="first"),
+    "hidden_states_embeddings": lambda: HiddenStates(layers="every", embeddings=True),
+    "embeddings": lambda: Embeddings(),
+    "embeddings_always": lambda: Embeddings(projection="always", weight=2.0),
+    "attention": lambda: Attention(),
+    "attention_kl": lambda: Attention(layers="initialised", metric="kl", weight=Linear(1.0, 0.0)),
+    "attention_pairs": lambda: Attention(layers=[(1, 2), (2, 2)]),
+    "relations": lambda: Relations(),
+    "relations_values": lambda: Relations(heads=1, relations=["values"], teacher_layer=3, student_layer=1),
+    "relations_weights": lambda: Relations(relations=["keys", "queries"], weights=[1.0, 0.5], weight=2.0),
     "sentence_embedding": lambda: SentenceEmbedding(),
     "sentence_embedding_mse": lambda: SentenceEmbedding(metric="mse", projection="always", weight=3.0),
     "similarity": lambda: Similarity(),
     "similarity_within": lambda: Similarity(temperature=Linear(0.1, 0.05), pairs="within", weight=2.0),
+    "margin_mse": lambda: MarginMSE(),
+    "margin_mse_dot": lambda: MarginMSE(candidates="batch", score="dot", scale=Linear(2.0, 1.0), weight=0.1),
+    "ranking_kl": lambda: RankingKL(),
+    "ranking_kl_dot": lambda: RankingKL(candidates="batch", score="dot", temperature=Linear(2.0, 1.0), weight=0.1),
 }
 objectives = pytest.mark.parametrize("kind", list(CONFIGS))
 
@@ -59,7 +88,37 @@ def random_signals(facts, tokens, seed):
 def signals_of(leaf, head, mask, tokens):
     embedding = pool(leaf[-1], mask)
     logits = (leaf[-1] if tokens else embedding) @ head
-    return Signals(logits=logits, hidden_states=tuple(leaf), embedding=embedding, mask=mask)
+    # two heads in each layer; NaN stays in the padding, and in the scores on both of its axes
+    heads = tuple(layer.unflatten(-1, (2, -1)).transpose(1, 2) for layer in leaf[1:])
+    real = mask[:, None, :, None]
+    clean = [layer.masked_fill(~real, 0.0) for layer in heads]
+    scores = [(x @ x.mT).masked_fill(~(real & real.mT), float("nan")) for x in clean]
+    return Signals(logits, tuple(leaf), embedding, mask, heads, tuple(2 * x for x in heads), heads[::-1], scores)
+
+
+def cost(objective, student, teacher):
+    """What an objective costs on one record, or on two if it ranks documents (their embeddings) for queries."""
+    if not isinstance(objective, CandidateScores):
+        return objective(student, teacher)
+    students, teachers = (
+        [Signals(mask=s.mask) if s.hidden_states is None else dataclasses.replace(s, embedding=queries(s)), s]
+        for s in (student, teacher)
+    )
+    return objective.over_records(students, teachers)
+
+
+def queries(signals):
+    first = signals.hidden_states[0]
+    return pool(first, signals.mask[:, : first.shape[1]]).to(first.dtype)
+
+
+def map_tensors(function, signals):
+    """The signals with a function applied to each of their tensors but the mask."""
+    changed = {}
+    for name in SIGNAL_NAMES:
+        value = getattr(signals, name)
+        changed[name] = function(value) if isinstance(value, torch.Tensor) else tuple(map(function, value))
+    return dataclasses.replace(signals, **changed)
 
 
 def padded(leaf, extra):
@@ -78,8 +137,10 @@ def test_appended_padding_changes_neither_loss_nor_gradient(kind):
         )
         student, teacher = padded(student, extra), padded(teacher, extra)
         objective.zero_grad()
-        loss = objective(
-            signals_of(student, student_head, mask, tokens), signals_of(teacher.detach(), teacher_head, mask, tokens)
+        loss = cost(
+            objective,
+            signals_of(student, student_head, mask, tokens),
+            signals_of(teacher.detach(), teacher_head, mask, tokens),
         )
         loss.backward()
         projections = [parameter.grad.clone() for parameter in objective.parameters()]
@@ -97,7 +158,7 @@ def test_an_all_masked_batch_gives_zero_with_a_graph_to_every_parameter(kind):
     objective, tokens = make(kind), kind.endswith("tokens")
     (student, leaf, _), (teacher, _, _) = (random_signals(f, tokens, s) for f, s in ((STUDENT, 1), (TEACHER, 2)))
     student.mask = teacher.mask = torch.zeros_like(MASK)
-    loss = objective.over_records([student], [teacher])
+    loss = cost(objective, student, teacher)
     loss.backward()
     assert loss.item() == 0.0
     assert loss.dtype == torch.float32
@@ -116,6 +177,15 @@ def test_an_all_masked_batch_gives_zero_with_a_graph_to_every_parameter(kind):
         HiddenStates(layers="uniform", metric="mse"),
         HiddenStates(layers="initialised"),
         HiddenStates(layers=[(0, 0), (2, 2)], projection="never"),
+        HiddenStates(layers="every", metric="normalized_mse", tokens="first"),
+        Embeddings(),
+        SoftTargets(divergence="reverse"),
+        SoftTargets(divergence="js", top_k=1),
+        Attention(),
+        Attention(metric="kl"),
+        Relations(),
+        MarginMSE(),
+        RankingKL(),
         SentenceEmbedding(),
         SentenceEmbedding(metric="mse", projection="never"),
         Similarity(),
@@ -123,10 +193,10 @@ def test_an_all_masked_batch_gives_zero_with_a_graph_to_every_parameter(kind):
 )
 @pytest.mark.parametrize("tokens", [False, True])
 def test_a_student_that_equals_the_teacher_costs_nothing(objective, tokens):
-    twin = ModelFacts("the twin", num_layers=2, hidden_size=4, num_labels=3, initialised_from=(0, 1))
+    twin = ModelFacts("the twin", num_layers=2, hidden_size=4, num_heads=2, num_labels=3, initialised_from=(0, 1))
     objective.build(twin, twin)
     (student, leaf, _), (teacher, _, _) = (random_signals(twin, tokens, 1) for _ in range(2))
-    loss = objective(student, teacher)
+    loss = cost(objective, student, teacher)
     loss.backward()
     assert abs(loss.item()) < 1e-6
     assert leaf.grad.abs().max() < 1e-5
@@ -137,16 +207,26 @@ def test_a_student_that_equals_the_teacher_costs_nothing(objective, tokens):
 def test_half_precision_signals_give_a_float32_cost_near_the_full_one(kind, autocast):
     objective, tokens = make(kind), kind.endswith("tokens")
     signals = [random_signals(facts, tokens, seed)[0] for facts, seed in ((STUDENT, 1), (TEACHER, 2))]
-    halves = [
-        Signals(s.logits.bfloat16(), tuple(h.bfloat16() for h in s.hidden_states), s.embedding.bfloat16(), s.mask)
-        for s in signals
-    ]
+    halves = [map_tensors(torch.Tensor.bfloat16, s) for s in signals]
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        half = objective(*halves)
+        half = cost(objective, *halves)
     assert half.dtype == torch.float32
-    assert half.item() == pytest.approx(objective(*signals).item(), rel=0.1)
+    assert half.item() == pytest.approx(cost(objective, *signals).item(), rel=0.1)
     # the arithmetic itself is float32: what autocast leaves to change is nothing
-    assert half.item() == objective(*halves).item()
+    assert half.item() == cost(objective, *halves).item()
+
+
+@objectives
+def test_an_objective_reads_what_it_requires_and_nothing_else(kind):
+    objective, tokens = make(kind), kind.endswith("tokens")
+    signals = [random_signals(facts, tokens, seed)[0] for facts, seed in ((STUDENT, 1), (TEACHER, 2))]
+    assert objective.requires <= set(SIGNAL_NAMES)
+    others = set(SIGNAL_NAMES) - objective.requires
+    if isinstance(objective, CandidateScores):
+        others -= {"hidden_states"}  # the test makes the queries' embeddings of it
+    expected = cost(objective, *signals).item()
+    stripped = [dataclasses.replace(s, **dict.fromkeys(others)) for s in signals]
+    assert cost(objective, *stripped).item() == expected
 
 
 @objectives
@@ -154,7 +234,7 @@ def test_a_deep_copy_costs_the_same_and_shares_nothing(kind):
     objective, tokens = make(kind), kind.endswith("tokens")
     signals = [random_signals(facts, tokens, seed)[0] for facts, seed in ((STUDENT, 1), (TEACHER, 2))]
     twin = copy.deepcopy(objective)
-    assert twin(*signals).item() == objective(*signals).item()
+    assert cost(twin, *signals).item() == cost(objective, *signals).item()
     assert twin.to_config() == objective.to_config()
     assert not {id(p) for p in twin.parameters()} & {id(p) for p in objective.parameters()}
 
@@ -171,7 +251,7 @@ def test_a_config_is_plain_and_builds_the_same_objective(kind):
     signals = [random_signals(facts, tokens, seed)[0] for facts, seed in ((STUDENT, 1), (TEACHER, 2))]
     for progress in (0.0, 0.7):
         objective.progress = again.progress = progress
-        assert again(*signals).item() == objective(*signals).item()
+        assert cost(again, *signals).item() == cost(objective, *signals).item()
         assert again.current_weight() == objective.current_weight()
     assert again.to_config() == config
 
@@ -192,9 +272,9 @@ def test_a_missing_signal_is_named(kind):
     objective, tokens = make(kind), kind.endswith("tokens")
     student, teacher = (random_signals(facts, tokens, seed)[0] for facts, seed in ((STUDENT, 1), (TEACHER, 2)))
     with pytest.raises(DistillationError, match="the student gave none"):
-        objective(Signals(mask=MASK), teacher)
+        cost(objective, Signals(mask=MASK), teacher)
     with pytest.raises(DistillationError, match="the teacher gave none"):
-        objective(student, Signals(mask=MASK))
+        cost(objective, student, Signals(mask=MASK))
 
 
 @objectives
@@ -221,6 +301,7 @@ def includes(found, expected):
 def test_the_names_of_state_follow_the_projections(kind):
     projections = {"hidden_states": 1, "hidden_states_uniform": 2, "hidden_states_initialised": 2}
     projections |= {"hidden_states_pairs": 2, "sentence_embedding": 1, "sentence_embedding_mse": 1}
+    projections |= {"hidden_states_first": 1, "hidden_states_embeddings": 3, "embeddings": 1, "embeddings_always": 1}
     state = make(kind).state_dict()
     expected = {f"projections.{i}.{part}" for i in range(projections.get(kind, 0)) for part in ("weight", "bias")}
     assert set(state) == expected

@@ -57,6 +57,8 @@ def test_models_that_do_not_say_how_deep_they_are_are_read_at_the_first_forward(
 def test_every_option_changes_the_loss():
     student, teacher = states(3), states(6, seed=1)
     options = [{}, {"layers": "uniform"}, {"metric": "mse"}, {"projection": "always"}, {"layers": [(3, 5)]}]
+    options += [{"layers": "every"}, {"layers": "skip"}, {"metric": "normalized_mse"}]
+    options += [{"tokens": "first"}, {"embeddings": True}]
     losses = [built(facts(3), facts(6), **option)(student, teacher).item() for option in options]
     assert len(set(losses)) == len(options)
     assert built(facts(3), facts(6), projection="never")(student, teacher).item() == losses[0]
@@ -84,6 +86,53 @@ def test_each_pair_has_a_projection_of_its_own_that_learns():
     assert all(parameter.grad.abs().sum() > 0 for parameter in objective.parameters())
 
 
+@pytest.mark.parametrize("metric", ["cosine", "mse", "normalized_mse"])
+@pytest.mark.parametrize("width", [4, 5])
+def test_the_first_token_alone_is_compared_wherever_it_stands_in_each_model(metric, width):
+    """As sentence-level as an embedding: the two models may split the text into other tokens."""
+    objective = built(facts(2), facts(4, width), layers="every", metric=metric, tokens="first")
+    student, teacher = states(2), states(4, width, seed=1)
+    student.mask = torch.tensor([[1, 1, 0], [0, 1, 1]]).bool()
+    teacher.mask = torch.tensor([[1, 1, 1], [1, 0, 0]]).bool()
+    terms = []
+    for index, (i, j) in enumerate([(1, 2), (2, 4)]):
+        left = torch.stack([student.hidden_states[i][0, 0], student.hidden_states[i][1, 1]])
+        left = objective.projections[index](left) if len(objective.projections) else left
+        terms.append(hidden_state_distance(left, teacher.hidden_states[j][:, 0], metric=metric))
+    torch.testing.assert_close(objective(student, teacher), sum(terms) / 2)
+    teacher.hidden_states = tuple(state[:, :2] for state in teacher.hidden_states)
+    teacher.mask = teacher.mask[:, :2]
+    torch.testing.assert_close(objective(student, teacher), sum(terms) / 2)
+    assert not objective.token_level
+    assert HiddenStates().token_level
+
+
+def test_patient_distillation_as_in_its_code():
+    """The authors' patience_loss on [CLS] of layers 2, 4, 6, 8 and 10; the first sequence has the padding."""
+    objective = built(facts(6), facts(12), layers="skip", metric="normalized_mse", tokens="first")
+    student, teacher = states(6), states(12, seed=1)
+    student.mask = teacher.mask = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    ours = torch.stack([state[:, 0] for state in student.hidden_states[1:6]], dim=1)
+    theirs = torch.stack([state[:, 0] for state in teacher.hidden_states[2:12:2]], dim=1)
+    normal = (torch.nn.functional.normalize(side, p=2, dim=2) for side in (ours, theirs))
+    torch.testing.assert_close(objective(student, teacher), torch.nn.functional.mse_loss(*normal))
+
+
+def test_embeddings_are_compared_beside_a_rule_also_at_depths_found_in_the_first_forward():
+    student, teacher = states(3), states(6, seed=1)
+    terms = [hidden_state_distance(student.hidden_states[i], teacher.hidden_states[j]) for i, j in ((0, 0), (3, 6))]
+    for depth in (facts(3), facts(None)):
+        objective = built(depth, facts(6), embeddings=True)
+        torch.testing.assert_close(objective(student, teacher), sum(terms) / 2)
+    assert len(built(facts(None), facts(6, 5), embeddings=True).projections) == 2
+
+
+@pytest.mark.parametrize("options", [{"layers": [(1, 1)], "embeddings": True}, {"embeddings": 1}])
+def test_embeddings_beside_a_list_are_refused(options):
+    with pytest.raises(DistillationError, match=r"HiddenStates\(embeddings=.*as \(0, 0\)"):
+        HiddenStates(**options)
+
+
 def test_projections_follow_the_seed():
     one, two = (built(facts(3), facts(6, 5)).state_dict() for _ in range(2))
     torch.testing.assert_close(one, two)
@@ -108,6 +157,8 @@ def test_malformed_layers_are_refused(layers):
 def test_unknown_options_are_refused():
     with pytest.raises(DistillationError, match=r"HiddenStates\(metric=\.\.\.\) was given 'l1'"):
         HiddenStates(metric="l1")
+    with pytest.raises(DistillationError, match=r"HiddenStates\(tokens=\.\.\.\) was given 'last'"):
+        HiddenStates(tokens="last")
     with pytest.raises(DistillationError, match=r"HiddenStates\(projection=\.\.\.\) was given 'yes'"):
         HiddenStates(projection="yes")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.functional import soft_targets
 from lightning_distilbert.objectives import PRESETS, HiddenStates, Preset, SoftTargets, resolve_objectives
 from lightning_distilbert.schedules import Linear
+from lightning_distilbert.signals import ModelFacts
 
 
 def summary(preset):
@@ -27,6 +30,70 @@ def test_logits_and_embedding():
     assert (summary(logits), logits.task_weight) == ([("SoftTargets", {"temperature": 2.0, "weight": 0.5})], 0.5)
     assert embedding.task_weight == 0.0
     assert [(o.name, o.weight) for o in embedding.objectives] == [("sentence_embedding", 1.0), ("similarity", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "task_weight"),
+    [
+        (
+            "tinybert",
+            [
+                ("Attention", {"layers": "every", "metric": "mse", "weight": 1.0}),
+                ("HiddenStates", {"layers": "every", "metric": "mse", "embeddings": True, "weight": 1.0}),
+            ],
+            0.0,
+        ),
+        ("tinybert-prediction", [("SoftTargets", {"temperature": 1.0, "weight": 1.0})], 0.0),
+        ("minilm", [("Relations", {"weight": 1.0})], 0.0),
+        (
+            "textbrewer",
+            [
+                ("SoftTargets", {"temperature": 8.0, "weight": 1 / 64}),
+                ("HiddenStates", {"layers": "every", "metric": "mse", "embeddings": True, "weight": 1.0}),
+            ],
+            0.0,
+        ),
+        (
+            "patient",
+            [
+                ("SoftTargets", {"temperature": 10.0, "weight": 0.5}),
+                ("HiddenStates", {"layers": "skip", "metric": "normalized_mse", "tokens": "first", "weight": 100.0}),
+            ],
+            0.5,
+        ),
+    ],
+)
+def test_presets_of_other_papers(name, expected, task_weight):
+    preset = resolve_objectives(name)
+    assert (summary(preset), preset.task_weight) == (expected, task_weight)
+
+
+def test_tinybert_compares_no_logits_and_follows_its_own_layer_map():
+    preset = resolve_objectives("tinybert")
+    for objective in preset.objectives:
+        objective.build(
+            ModelFacts("a", num_layers=4, hidden_size=312, num_heads=12),
+            ModelFacts("b", num_layers=12, hidden_size=768, num_heads=12),
+        )
+    attention, hidden = preset.objectives
+    assert attention.pairs == ((1, 3), (2, 6), (3, 9), (4, 12))
+    assert hidden.pairs == ((0, 0), *attention.pairs)
+    assert len(hidden.projections) == 5
+    assert {signal for o in preset.objectives for signal in o.requires} == {"attention_scores", "hidden_states"}
+
+
+def test_the_soft_targets_of_textbrewer_have_the_gradient_of_its_cross_entropy_without_a_factor():
+    soft = resolve_objectives("textbrewer").objectives[0]
+    student, teacher = 3 * torch.randn(5, 4), 3 * torch.randn(5, 4)
+    gradients = []
+    for loss in (
+        lambda z: soft.weight * soft_targets(z, teacher, soft.temperature),
+        lambda z: -((teacher / 8).softmax(-1) * (z / 8).log_softmax(-1)).sum(-1).mean(),
+    ):
+        leaf = student.clone().requires_grad_()
+        loss(leaf).backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -59,7 +126,7 @@ def test_a_class_may_come_twice_but_not_an_object():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("tinybird", "no objectives named 'tinybird': known are distilbert, embedding, logits"),
+        ("tinybird", "no objectives named 'tinybird': known are distilbert, embedding, logits, minilm, patient"),
         ([], "objectives is empty"),
         (["distilbert"], "objectives holds 'distilbert', which is no objective"),
         ([Linear(0.0, 1.0).to_config()], "which is no objective"),

@@ -71,6 +71,7 @@ def test_an_activation_set_by_hand_wins():
 def test_temperature_and_activation_change_the_loss():
     signals = pair(4, 3)
     options = [{}, {"temperature": 1.0}, {"activation": "sigmoid"}, {"activation": "identity"}]
+    options += [{"divergence": "reverse"}, {"divergence": "js"}, {"divergence": "js", "beta": 0.2}, {"top_k": 1}]
     losses = [SoftTargets(**option)(*signals).item() for option in options]
     assert len(set(losses)) == len(options)
 
@@ -95,6 +96,28 @@ def test_token_logits_count_at_real_tokens_and_sentence_logits_at_rows_with_any(
     )
 
 
+def test_logits_at_chosen_positions_all_count_and_may_be_none():
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    student, teacher = pair(5, 4, mask=mask)
+    positions = torch.tensor([[False, True, False], [True, False, False]])
+    student.logits, teacher.logits = student.logits[:2], teacher.logits[:2]
+    student.positions = teacher.positions = positions
+    assert SoftTargets()(student, teacher).item() == soft_targets(student.logits, teacher.logits, 2.0).item()
+    student.logits = student.logits[:0].requires_grad_()
+    teacher.logits = teacher.logits[:0]
+    loss = SoftTargets()(student, teacher)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert student.logits.grad.shape == (0, 4)
+
+
+def test_token_logits_are_a_distribution_over_labels_and_not_over_the_tokens():
+    """A softmax over the second axis, as in a peer's loss, would not be zero here: all tokens say the same."""
+    student, teacher = (Signals(logits=torch.tensor([0.0, row]).expand(1, 3, 2)) for row in (1.0, 1.0 + 1e-6))
+    teacher.logits = teacher.logits + torch.arange(3.0)[None, :, None]
+    assert SoftTargets()(student, teacher).item() == pytest.approx(0.0, abs=1e-6)
+
+
 def test_sentence_logits_do_not_need_the_same_tokens():
     student, teacher = pair(3, 4)
     student.mask, teacher.mask = torch.ones(3, 5).bool(), torch.ones(3, 9).bool()
@@ -113,8 +136,27 @@ def test_a_bad_activation_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"divergence": "kl"}, r"SoftTargets\(divergence=\.\.\.\) was given 'kl'"),
+        ({"beta": 1.5}, r"SoftTargets\(beta=1.5\)"),
+        ({"beta": "half"}, r"SoftTargets\(beta='half'\)"),
+        ({"top_k": 0}, r"SoftTargets\(top_k=0\)"),
+        ({"top_k": True}, r"SoftTargets\(top_k=True\)"),
+        ({"top_k": 2, "activation": "sigmoid"}, "'sigmoid': each label"),
+        ({"divergence": "js", "activation": "identity"}, "'identity': a mean squared error"),
+    ],
+)
+def test_a_bad_divergence_is_refused(options, message):
+    with pytest.raises(DistillationError, match=message):
+        SoftTargets(**options)
+
+
+@pytest.mark.parametrize(
     ("objective", "student", "teacher", "message"),
     [
+        (SoftTargets(divergence="reverse"), facts(1), facts(1), "'identity': a mean squared error"),
+        (SoftTargets(top_k=2), facts(problem_type="multi_label_classification"), facts(), "'sigmoid': each label"),
         (SoftTargets(), facts(2), facts(3, name="the teacher"), "the student has 2 labels and the teacher has 3"),
         (SoftTargets(activation="softmax"), facts(1), facts(1), "a single logit"),
         (SoftTargets(), facts(3, "span"), facts(3), r"met the problem_type \['span'\]"),

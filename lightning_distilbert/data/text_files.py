@@ -1,0 +1,352 @@
+"""Raw text from files and data sets, part by part and never all at once."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+from lightning_distilbert.data.readers import JSON_SUFFIXES, TABLE_SUFFIXES, read_json_lines
+from lightning_distilbert.errors import DistillationError, require
+
+TEXT_SUFFIXES = (".txt", ".text", ".tokens")
+KNOWN_SUFFIXES = (*TEXT_SUFFIXES, *JSON_SUFFIXES, ".parquet")
+COMPRESSED = (".gz", ".zst")
+CHUNK_TEXTS, CHUNK_CHARACTERS = 1024, 2**18
+HEAD = 2**16  # bytes of a file that its fingerprint reads
+
+
+class Part(Protocol):
+    """A part of a corpus that is read from its beginning to its end, such as a file."""
+
+    def texts(self) -> Iterator[str]:
+        """Yield the texts in order, and ``""`` where a document ends."""
+
+    def fingerprint(self) -> list[Any]:
+        """Return plain values that change where the content does."""
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file of text, of JSON lines or of parquet, plain or compressed.
+
+    Attributes:
+        path: The file: ``.jsonl`` (also ``.ndjson``), ``.parquet``, and text in all other cases; text and JSON lines
+            also with ``.gz`` or ``.zst`` after it.
+        column: The column of JSON lines and parquet that holds the text.
+        separator: What ends a text in a file of text: ``"line"``, or ``"blank_line"``, of which the lines are joined.
+            Of single lines, a blank one ends a document.
+    """
+
+    path: Path
+    column: str = "text"
+    separator: str = "line"
+
+    def texts(self) -> Iterator[str]:
+        """Yield the texts in order, and ``""`` where a document ends.
+
+        Raises:
+            DistillationError: If the file is no UTF-8 text, or a row has no text.
+        """
+        kind = kind_of_text(self.path)
+        if kind == ".parquet":
+            yield from self._parquet()
+        elif kind in JSON_SUFFIXES:
+            yield from self._json()
+        elif self.separator == "line":
+            yield from self._lines()
+        else:
+            block: list[str] = []
+            for line in self._lines():
+                if line:
+                    block.append(line)
+                elif block:
+                    yield " ".join(block)
+                    block = []
+            if block:
+                yield " ".join(block)
+
+    def fingerprint(self) -> list[Any]:
+        """Return the path, size, time of change, and a hash of the head of the file."""
+        status = self.path.stat()
+        with self.path.open("rb") as file:
+            head = hashlib.sha256(file.read(HEAD)).hexdigest()
+        return [str(self.path.resolve()), status.st_size, status.st_mtime_ns, head]
+
+    def _lines(self) -> Iterator[str]:
+        """Yield each line less its blanks at both ends."""
+        number = 0
+        with open_bytes(self.path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as lines:
+            try:
+                for number, line in enumerate(lines, start=1):
+                    if "\0" in line:
+                        raise DistillationError(
+                            f"{self.path}, line {number}: there is a zero byte in it. This is no text file; leave it "
+                            "out of the source, or convert it to UTF-8."
+                        )
+                    yield line.strip()
+            except UnicodeDecodeError as error:
+                raise DistillationError(
+                    f"{self.path} cannot be read as UTF-8 text, somewhere after line {number}: {error}. "
+                    "Leave it out of the source, or convert it to UTF-8."
+                ) from error
+
+    def _json(self) -> Iterator[str]:
+        if self.path.name.lower().endswith(".zst"):
+            rows: Iterator[Any] = (json.loads(line) for line in self._lines() if line)
+        else:
+            rows = read_json_lines(self.path)
+        try:
+            for number, row in enumerate(rows, start=1):
+                yield text_of(row, self.column, f"{self.path}, row {number}")
+        except json.JSONDecodeError as error:
+            raise DistillationError(f"{self.path}: a line is not valid JSON ({error}).") from error
+
+    def _parquet(self) -> Iterator[str]:
+        parquet = require("pyarrow.parquet", extra="data")
+        try:
+            file = parquet.ParquetFile(self.path)
+        except Exception as error:  # pyarrow's errors share no base of their own
+            raise DistillationError(f"{self.path} cannot be read as parquet: {error}.") from error
+        with file:
+            names = file.schema_arrow.names
+            if self.column not in names:
+                raise DistillationError(f"{self.path} has no column {self.column!r}. Its columns are {names}.")
+            number = 0
+            for batch in file.iter_batches(CHUNK_TEXTS, columns=[self.column]):
+                for value in batch.column(0).to_pylist():
+                    number += 1
+                    yield text_of({self.column: value}, self.column, f"{self.path}, row {number}")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows in memory, or a data set of the `datasets` library (one shard of it, if it is a streamed one).
+
+    Attributes:
+        rows: A list of dicts, a `datasets.Dataset` or a `datasets.IterableDataset`.
+        column: The column of the text.
+        shard: Which shard of a streamed data set is meant.
+    """
+
+    rows: Any
+    column: str = "text"
+    shard: int | None = None
+
+    def texts(self) -> Iterator[str]:
+        """Yield the text of each row.
+
+        Raises:
+            DistillationError: If a row has no text.
+        """
+        rows = self.rows
+        if self.shard is not None:
+            rows = _rows_of_shard(rows, self.shard)
+        elif hasattr(rows, "column_names") and self.column in rows.column_names:
+            rows = rows.select_columns([self.column])
+        for number, row in enumerate(rows, start=1):
+            yield text_of(row, self.column, f"The {type(self.rows).__name__}, row {number}")
+
+    def fingerprint(self) -> list[Any]:
+        """Return the fingerprint that the `datasets` library keeps, or a hash of rows in memory.
+
+        Of a streamed data set only name, columns and number of shards are known.
+        """
+        known = getattr(self.rows, "_fingerprint", None)
+        if self.shard is not None:
+            known = f"{self.rows.info.dataset_name} {self.rows.column_names} {self.rows.num_shards}"
+        elif known is None:
+            known = hashlib.sha256(json.dumps(list(self.texts())).encode()).hexdigest()
+        return [type(self.rows).__name__, known, self.shard]
+
+
+def _rows_of_shard(rows: Any, shard: int) -> Iterator[dict[str, Any]]:
+    # `iter` and not `__iter__`, which in a worker of a DataLoader would share the rows out among the workers again
+    for batch in rows.shard(num_shards=rows.num_shards, index=shard).iter(256):
+        yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+
+
+def text_of(row: Any, name: str, where: str) -> str:
+    """Take the text of one row.
+
+    Raises:
+        DistillationError: If there is none.
+
+    Example:
+        >>> text_of({"text": "a"}, "text", "here")
+        'a'
+    """
+    if not isinstance(row, Mapping):
+        raise DistillationError(f"{where}: {str(row)[:60]!r} is a {type(row).__name__}; each row is a dict.")
+    if name not in row:
+        raise DistillationError(f"{where}: there is no column {name!r}. Its columns are {list(row)}.")
+    value = row[name]
+    if not isinstance(value, str):
+        raise DistillationError(
+            f"{where}: {name!r} is {str(value)[:60]!r}, a {type(value).__name__} and not a string. Mend or drop it."
+        )
+    return value
+
+
+def text_parts(source: Any, column: str = "text", separator: str = "line") -> list[Part]:
+    """Find the parts of a corpus without reading them.
+
+    Args:
+        source: A file; a pattern such as ``"books/*.txt.gz"`` (``**`` for folders within folders); a folder, of which
+            all files of a known kind are taken, those of its sub-folders too; a list of these; a list of dicts; or a
+            data set of the `datasets` library.
+        column: The column of the text, where there are columns.
+        separator: What ends a text in a file of text, ``"line"`` or ``"blank_line"``.
+
+    Returns:
+        The parts, files in the order of their names.
+
+    Raises:
+        DistillationError: If there is no file, or one of a kind that has no text.
+
+    Example:
+        >>> [list(part.texts()) for part in text_parts([{"text": "a"}, {"text": "b"}])]
+        [['a', 'b']]
+    """
+    if isinstance(source, (str, Path)):
+        return [TextFile(path, column, separator) for path in _find(str(source))]
+    if hasattr(source, "column_names"):
+        shards = getattr(source, "num_shards", None) if not hasattr(source, "__len__") else None
+        return [Rows(source, column)] if shards is None else [Rows(source, column, shard) for shard in range(shards)]
+    if isinstance(source, Sequence) and source:
+        if all(isinstance(entry, (str, Path)) for entry in source):
+            found = dict.fromkeys(path for entry in source for path in _find(str(entry)))
+            return [TextFile(path, column, separator) for path in found]
+        if all(isinstance(entry, Mapping) for entry in source):
+            return [Rows(source, column)]
+    raise DistillationError(
+        f"A {type(source).__name__} ({str(source)[:60]}) is no source of text. Pass a file, a pattern, a folder, a "
+        "list of these, a list of dicts or a datasets object."
+    )
+
+
+def _find(name: str) -> list[Path]:
+    path = Path(name).expanduser()
+    if path.is_file():
+        found = [path]
+    elif path.is_dir():
+        kinds = (*TEXT_SUFFIXES, *JSON_SUFFIXES, ".parquet")
+        found = sorted(file for file in path.rglob("*") if file.is_file() and kind_of_text(file) in kinds)
+        if not found:
+            content = sorted(file.name for file in path.iterdir())[:10]
+            raise DistillationError(
+                f"{path} has no file with one of the suffixes {', '.join(kinds)}. It has {content}."
+            )
+    elif glob.has_magic(name):
+        found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+        if not found:
+            raise DistillationError(f"No file matches the pattern {name!r} (working folder: {Path.cwd()}).")
+    else:
+        raise DistillationError(f"There is no file or folder {name!r} (working folder: {Path.cwd()}).")
+    for file in found:
+        if kind_of_text(file) in TABLE_SUFFIXES:
+            raise DistillationError(f"{file} is a table. Convert it to .jsonl or .parquet, or read its rows yourself.")
+    return found
+
+
+def kind_of_text(path: Path) -> str:
+    """Return a file's suffix in lower case, less one of compression.
+
+    Example:
+        >>> kind_of_text(Path("a/Book.TXT.zst")), kind_of_text(Path("wiki.train.tokens"))
+        ('.txt', '.tokens')
+    """
+    name = path.name.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    return Path(name).suffix
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a plain, gzipped or Zstandard file for reading its bytes.
+
+    Raises:
+        DistillationError: If what is in it is not what its suffix says, or it ends too early.
+        MissingExtraError: If a ``.zst`` file is read without zstandard.
+    """
+    name = path.name.lower()
+    broken: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error, EOFError)
+    file: Any
+    if name.endswith(".zst"):
+        zstandard = require("zstandard", extra="data")
+        broken = (*broken, zstandard.ZstdError)
+        file = io.BufferedReader(_ZstdReader(path.open("rb"), zstandard.ZstdDecompressor()), HEAD)
+    else:
+        opener: Any = gzip.open if name.endswith(".gz") else open
+        file = opener(path, "rb")
+    try:
+        with file:
+            yield cast(BinaryIO, file)
+    except broken as error:
+        raise DistillationError(f"{path} is damaged or not what its suffix says: {error}.") from error
+
+
+class _ZstdReader(io.RawIOBase):
+    """Reads Zstandard frames; the package's own reader takes a truncated file for a whole one."""
+
+    def __init__(self, file: BinaryIO, context: Any) -> None:
+        self._file = file
+        self._context = context
+        self._frame: Any = None
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while not self._ready:
+            waiting = self._frame.unused_data if self._frame is not None and self._frame.eof else b""
+            data = waiting or self._file.read(HEAD)
+            if not data:
+                if self._frame is not None and not self._frame.eof:
+                    raise EOFError("the file ends in the middle of a frame")
+                return 0
+            if self._frame is None or self._frame.eof:
+                self._frame = self._context.decompressobj()
+            self._ready = self._frame.decompress(data)
+        size = min(len(target), len(self._ready))
+        target[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def chunks(part: Part) -> Iterator[list[str]]:
+    """Yield the texts of a part in lists, which are what one process tokenises at a time.
+
+    Where lists end depends on the texts alone. A list holds at most 1,024 texts, and no further one once it has 262,144
+    characters.
+
+    Example:
+        >>> [len(texts) for texts in chunks(Rows([{"text": "a"}] * 1500))]
+        [1024, 476]
+    """
+    texts: list[str] = []
+    characters = 0
+    for text in part.texts():
+        if not text and not (texts and texts[-1]):
+            continue  # several blank lines end a document once
+        texts.append(text)
+        characters += len(text)
+        if len(texts) >= CHUNK_TEXTS or characters >= CHUNK_CHARACTERS:
+            yield texts
+            texts, characters = [], 0
+    if any(texts):
+        yield texts

@@ -1,0 +1,72 @@
+"""The default optimizer of a `DistillationModule`, and gradient clipping that goes with its fused kernel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+
+def adamw_with_warmup(
+    module: Any,
+    learning_rate: float,
+    weight_decay: float = 0.01,
+    warmup: float = 0.06,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> Any:
+    """Return AdamW with decay on weight matrices only, and a rate that rises linearly and then falls to 0 per step.
+
+    Args:
+        module: A LightningModule with its Trainer.
+        learning_rate: The peak rate.
+        weight_decay: The decay of weights with two axes or more; biases and norms have none.
+        warmup: The share of the steps over which the rate rises, in [0, 1).
+        betas: AdamW's two decay rates of its averages.
+        eps: AdamW's term for numerical stability.
+
+    Returns:
+        What Lightning's ``configure_optimizers`` may return. Without a foreseeable end of training the rate stays.
+    """
+    trainer = module.trainer
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    fused = module.device.type in ("cpu", "cuda") and not (scaler and trainer.gradient_clip_val)
+    # a recipe's YAML gives a list
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(betas[0], betas[1]), eps=eps, fused=fused)
+    steps = trainer.estimated_stepping_batches
+    if not math.isfinite(steps):
+        return optimizer
+    rising = max(1, round(steps * warmup))
+
+    def rate(step: int) -> float:
+        return min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def clip_gradients(module: Any, optimizer: Any, value: float | None, algorithm: str | None) -> None:
+    """Clip as Lightning does, but for a fused optimizer under bf16-mixed too.
+
+    Lightning refuses that pair for the sake of a gradient scaler, which only 16-mixed has; without the fused kernel
+    AdamW takes longer than the backward of a small student.
+
+    Args:
+        module: A LightningModule with its Trainer.
+        optimizer: The optimizer.
+        value: The Trainer's ``gradient_clip_val``.
+        algorithm: The Trainer's ``gradient_clip_algorithm``, ``"norm"`` or ``"value"``.
+    """
+    precision = module.trainer.precision_plugin
+    if not value or getattr(precision, "scaler", None) is not None:
+        module.clip_gradients(optimizer, value, algorithm)
+    elif algorithm == "value":
+        precision.clip_grad_by_value(optimizer, value)
+    else:
+        precision.clip_grad_by_norm(optimizer, value)
