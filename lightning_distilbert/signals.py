@@ -13,7 +13,7 @@ SIGNAL_NAMES = ("logits", "hidden_states", "embedding", "queries", "keys", "valu
 
 @dataclass
 class Signals:
-    """What one forward of a model exposes to the objectives.
+    r"""What one forward of a model exposes to the objectives.
 
     Only what some objective requires is captured; the rest is None.
 
@@ -27,7 +27,7 @@ class Signals:
         keys: The same of the key projections.
         values: The same of the value projections.
         attention_scores: The scores of each layer before softmax and without the padding mask, scaled by
-            :math:`1/\\sqrt{head\\_width}`, of shape ``(batch, heads, sequence, sequence)`` each. They are computed when
+            :math:`1/\sqrt{head\_width}`, of shape ``(batch, heads, sequence, sequence)`` each. They are computed when
             a layer is asked for.
         positions: Boolean, of shape ``(batch, sequence)``: where a head over the vocabulary was evaluated. The logits
             then have the shape ``(positions, vocabulary)``, and all of their rows count.
