@@ -11,10 +11,12 @@ from lightning_distilbert.quickstart.run import show_table
 from lightning_distilbert.report.table import replace_region
 
 results = json.loads(Path("quickstart-output/results.json").read_text())
+epochs = results["settings"]["epochs"]
+passes = "one pass" if epochs == 1 else f"{epochs} passes"
 lines = [
     show_table(results).to_markdown(),
     "",
-    f"{results['seconds']:.0f} seconds in all, {results['settings']['epochs']} passes over the training pairs, "
+    f"{results['seconds']:.0f} seconds in all, {passes} over the training pairs, "
     f"{results['precision']}.",
 ]
 for file in sys.argv[1:]:
