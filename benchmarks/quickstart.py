@@ -16,8 +16,7 @@ passes = "one pass" if epochs == 1 else f"{epochs} passes"
 lines = [
     show_table(results).to_markdown(),
     "",
-    f"{results['seconds']:.0f} seconds in all, {passes} over the training pairs, "
-    f"{results['precision']}.",
+    f"{results['seconds']:.0f} seconds in all, {passes} over the training pairs, {results['precision']}.",
 ]
 for file in sys.argv[1:]:
     replace_region(file, "quickstart", "\n".join(lines))
