@@ -1,0 +1,149 @@
+"""Each recipe's objectives on the same tasks, students and steps, against no distillation.
+
+    LIGHTNING_DISTILBERT_DATA=... python -m benchmarks.recipes
+    python -m benchmarks.recipes --table docs/results.md   # from the stored results
+
+The teacher is all-MiniLM-L6-v2 (6 layers), fine-tuned on the task. Each student is cut out of it (3 layers) and takes
+the same number of steps; recipes of two stages share them half and half. The score is the last step's on the dev set.
+"""
+
+import argparse
+import statistics
+
+from pytorch_lightning import seed_everything
+from torchmetrics.functional import spearman_corrcoef
+
+from benchmarks.common import CACHE, Store, fit, predict, pretrained, root
+from lightning_distilbert import (
+    DistillationModule,
+    HiddenStates,
+    SoftTargets,
+    Student,
+    TextClassification,
+    TextClassificationData,
+)
+from lightning_distilbert.report.bootstrap import bootstrap_interval
+from lightning_distilbert.report.table import Table, replace_region
+
+STORE = Store("recipes")
+TASKS = {
+    "MRPC": {"text": ["#1 String", "#2 String"], "label": "Quality", "teacher": 460, "student": 575, "batch": 32},
+    "RTE": {"text": ["sentence1", "sentence2"], "label": "label", "teacher": 390, "student": 390, "batch": 32},
+    "STS-B": {"text": ["sentence1", "sentence2"], "label": "score", "teacher": 540, "student": 720, "batch": 32},
+    "SST-2": {"text": "sentence", "label": "label", "teacher": 2106, "student": 1053, "batch": 64},
+}
+NAMES = {"RTE": ["entailment", "not_entailment"], "MRPC": ["0", "1"], "SST-2": ["0", "1"]}
+
+
+def closely():
+    """Soft targets without the labels, and the states after each layer that was kept."""
+    return [SoftTargets(temperature=2.0, weight=10.0), HiddenStates(layers="initialised", metric="mse", weight=1.0)]
+
+
+# the stages of each recipe: objectives (None fine-tunes), the weight of the task loss (None is the preset's), dropout
+RECIPES = {
+    "fine-tuned": [(None, None, None)],
+    "logits": [("logits", None, None)],
+    "distilbert": [("distilbert", None, None)],
+    "tinybert": [("tinybert", None, None), ("tinybert-prediction", None, None)],
+    "minilm": [("minilm", None, None), (None, None, None)],
+    "textbrewer": [("textbrewer", None, None)],
+    "patient": [("patient", None, None)],
+    "close": [(closely, 0.0, 0.0)],
+    "close + labels": [(closely, 1.0, 0.0)],
+}
+
+
+def accuracy(logits, labels):
+    return (logits.argmax(-1) == labels).double().mean()
+
+
+def spearman(logits, labels):
+    return spearman_corrcoef(logits.squeeze(-1), labels.float())
+
+
+def head_of(name):
+    if name == "STS-B":
+        return TextClassification(problem_type="regression")
+    return TextClassification(labels=NAMES[name])
+
+
+def run(name, recipe, seed):
+    key = f"{name}/{recipe}/{seed}"
+    if key in STORE.read():
+        return
+    task, folder = TASKS[name], CACHE / "recipes" / f"{name}-teacher"
+    files = {"train": root() / f"glue/{name}/train.tsv", "validation": root() / f"glue/{name}/dev.tsv"}
+    data = TextClassificationData(files, text=task["text"], label=task["label"], batch_size=task["batch"], seed=seed)
+    seed_everything(seed)
+    seconds, model = 0.0, None
+    if recipe == "teacher":
+        module = DistillationModule(head_of(name), student=pretrained(), learning_rate=5e-5)
+        seconds = fit(module, data, max_steps=task["teacher"], max_epochs=-1)
+        module.save_student(folder)
+    else:
+        stages = RECIPES[recipe]
+        for objectives, task_weight, dropout in stages:
+            spec = Student(layers=3, source=str(folder), dropout=dropout)
+            module = DistillationModule(
+                head_of(name),
+                teacher=None if objectives is None else str(folder),
+                student=spec if model is None else model,
+                objectives=objectives() if callable(objectives) else objectives or "default",
+                task_weight=task_weight,
+                learning_rate=1e-4,
+                tokenizer=str(folder),
+            )
+            model = module.student
+            seconds += fit(module, data, max_steps=task["student"] // len(stages), max_epochs=-1)
+    logits, labels = predict(module, data.val_dataloader())
+    metric = spearman if name == "STS-B" else accuracy
+    interval = bootstrap_interval([logits, labels], lambda z, y: float(metric(z, y)))
+    run = {"score": interval.value, "low": interval.low, "high": interval.high, "seconds": seconds}
+    STORE.add(key, {field: round(float(value), 4) for field, value in run.items()})
+    print(f"{key}: {interval.value:.4f} in {seconds:.0f} s", flush=True)
+
+
+def runs_of(results, name, recipe):
+    return [run for key, run in sorted(results.items()) if key.startswith(f"{name}/{recipe}/")]
+
+
+def table(results):
+    rows = []
+    for recipe in ("teacher", *RECIPES):
+        cells, kept = [], []
+        for name in TASKS:
+            runs, teacher = runs_of(results, name, recipe), runs_of(results, name, "teacher")
+            if not runs:
+                cells.append("-")
+                continue
+            scores = [run["score"] for run in runs]
+            mean, spread = statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else None
+            kept.append(mean / teacher[0]["score"])
+            cells.append(f"{mean:.3f}" + (f" ± {spread:.3f}" if spread is not None else ""))
+        whole = len(kept) == len(TASKS)
+        rows.append([recipe, *cells, f"{100 * statistics.mean(kept):.1f} %" if whole else "-"])
+    return Table(["recipe", *TASKS, "of the teacher, mean"], rows, align="lrrrrr")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--table", nargs="*", help="only write the table into these files")
+    arguments = parser.parse_args()
+    if arguments.table is None:
+        for name in arguments.tasks:
+            run(name, "teacher", 0)
+            for seed in arguments.seeds:
+                for recipe in arguments.recipes:
+                    run(name, recipe, seed)
+    results = STORE.read()
+    print(table(results).to_text())
+    for file in arguments.table or []:
+        replace_region(file, "recipes", table(results).to_markdown())
+
+
+if __name__ == "__main__":
+    main()
