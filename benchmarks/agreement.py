@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.common import CACHE, root
-from benchmarks.glue import TASKS
+from benchmarks.glue import TASKS, TITLES
 from lightning_distilbert.data import read_rows
 from lightning_distilbert.report.table import Table
 from lightning_distilbert.tasks.base import call_model
@@ -33,10 +33,7 @@ def main():
     parser.add_argument("--task", default="CoLA", choices=list(TASKS))
     name = parser.parse_args().task
     tokenizer = AutoTokenizer.from_pretrained(CACHE / name / "teacher")
-    models = {
-        kind: AutoModelForSequenceClassification.from_pretrained(CACHE / name / kind).eval()
-        for kind in ("teacher", *TASKS[name]["kinds"])
-    }
+    models = {kind: AutoModelForSequenceClassification.from_pretrained(CACHE / name / kind).eval() for kind in TITLES}
     table = []
     for split, file in zip(("train", "dev"), TASKS[name]["files"], strict=True):
         rows = read_rows(root() / file, TASKS[name]["columns"])[:ROWS]

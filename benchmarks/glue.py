@@ -4,10 +4,9 @@
     python -m benchmarks.glue --table README.md docs/results.md   # write the table from the stored results
 
 The teacher is all-MiniLM-L6-v2 (6 layers), fine-tuned on the task. All students are cut out of that teacher by the same
-rule, start from the same weights and take the same number of steps; those named "with variants" see, beside the
-training rows, variants of them without labels, made by `lightning_distilbert.data.words.CorpusWords`. The score is the
-last epoch's on the dev set: no checkpoint is chosen by it. Every run is stored with its predictions, so that an
-interrupted benchmark goes on and intervals can be computed again.
+rule, start from the same weights and see the same batches for the same number of steps. The score is the last epoch's
+on the dev set: no checkpoint is chosen by it. Every run is stored with its predictions, so that an interrupted
+benchmark goes on and intervals can be computed again.
 """
 
 import argparse
@@ -26,14 +25,11 @@ from lightning_distilbert import (
     TextClassification,
     TextClassificationData,
 )
-from lightning_distilbert.data import read_rows
-from lightning_distilbert.data.words import CorpusWords
 from lightning_distilbert.report.bootstrap import bootstrap_interval, paired_bootstrap
 from lightning_distilbert.report.measure import count_parameters, latency
 from lightning_distilbert.report.table import Table, replace_region
 
 STORE = Store("glue")
-VARIANTS = 4
 TASKS = {
     "SST-2": {
         "files": ("glue/SST-2/train.tsv", "glue/SST-2/dev.tsv"),
@@ -43,7 +39,6 @@ TASKS = {
         "student": {"max_steps": 1053, "lr": 1e-4, "batch": 64},  # one pass
         "weights": {"soft_targets": 1.0, "hidden_states": 10.0, "task": 1.0},
         "dropout": None,
-        "kinds": ("plain", "distilled"),
     },
     "CoLA": {
         "files": ("glue/CoLA/train.tsv", "glue/CoLA/dev.tsv"),
@@ -53,14 +48,12 @@ TASKS = {
         "student": {"max_steps": 1072, "lr": 1e-4, "batch": 64},  # eight passes
         "weights": {"soft_targets": 10.0, "hidden_states": 1.0, "task": 0.0},
         "dropout": 0.0,
-        "kinds": ("plain", "distilled", "variants"),
     },
 }
 TITLES = {
     "teacher": "teacher, 6 layers",
     "plain": "student, 3 layers, fine-tuned",
     "distilled": "student, 3 layers, distilled",
-    "variants": "student, 3 layers, distilled, with variants",
 }
 
 
@@ -86,18 +79,10 @@ def mcc(predictions, labels):
 METRICS = {"accuracy": accuracy, "mcc": mcc}
 
 
-def data_of(name, batch, seed, with_variants):
-    """The task's rows, and with them variants of the training rows as rows without a label."""
+def data_of(name, batch, seed):
     task = TASKS[name]
-    train, dev = (read_rows(root() / file, task["columns"]) for file in task["files"])
-    unlabelled = None
-    if with_variants:
-        texts = [row["sentence"] for row in train]
-        variants = CorpusWords(texts, n=VARIANTS, p=0.3, seed=seed).variants(texts, [(i, 0) for i in range(len(texts))])
-        unlabelled = [{"sentence": text} for group in variants for text in group]
-    return TextClassificationData(
-        {"train": train, "validation": dev}, text="sentence", unlabelled=unlabelled, batch_size=batch, seed=seed
-    )
+    files = dict(zip(("train", "validation"), (root() / file for file in task["files"]), strict=True))
+    return TextClassificationData(files, text="sentence", columns=task["columns"], batch_size=batch, seed=seed)
 
 
 def run(name, kind, seed, overwrite=False):
@@ -120,7 +105,7 @@ def run(name, kind, seed, overwrite=False):
             task_weight=task["weights"]["task"],
             **common,
         )
-    data = data_of(name, settings["batch"], seed, kind == "variants")
+    data = data_of(name, settings["batch"], seed)
     limits = {limit: settings[limit] for limit in ("max_epochs", "max_steps") if limit in settings}
     seconds = fit(module, data, **({"max_epochs": -1} | limits))
     logits, labels = predict(module, data.val_dataloader())
@@ -188,7 +173,7 @@ def table(results):
             continue
         metric, labels = METRICS[task["metric"]], digits(results[f"labels/{name}"])
         teacher = None
-        for kind in ("teacher", *task["kinds"]):
+        for kind in TITLES:
             runs = runs_of(results, name, kind)
             if not runs:
                 continue
@@ -216,19 +201,17 @@ def margins(results):
     """Say by how much distillation wins: the mean over seeds, and the paired bootstrap over rows with all seeds."""
     lines = []
     for name, task in TASKS.items():
-        plain = [digits(run["predictions"]) for run in runs_of(results, name, "plain")]
-        for kind in task["kinds"][1:]:
-            ours = [digits(run["predictions"]) for run in runs_of(results, name, kind)]
-            if not plain or not ours:
-                continue
-            labels, metric = digits(results[f"labels/{name}"]), METRICS[task["metric"]]
-            sides = [[torch.stack(runs, dim=1), labels] for runs in (ours, plain)]
-            d = paired_bootstrap(*sides, over_seeds(metric))
-            title = TITLES[kind].removeprefix("student, 3 layers, ")
-            lines.append(
-                f"{name}: {title} minus fine-tuned {d.value:+.3f} {task['metric']} "
-                f"[{d.low:+.3f}, {d.high:+.3f}], p = {d.p_value:.3f}, {len(ours)} seeds pooled."
-            )
+        sides = [
+            [digits(run["predictions"]) for run in runs_of(results, name, kind)] for kind in ("distilled", "plain")
+        ]
+        if not all(sides):
+            continue
+        labels, metric = digits(results[f"labels/{name}"]), METRICS[task["metric"]]
+        d = paired_bootstrap(*([torch.stack(side, dim=1), labels] for side in sides), over_seeds(metric))
+        lines.append(
+            f"{name}: distilled minus fine-tuned {d.value:+.3f} {task['metric']} "
+            f"[{d.low:+.3f}, {d.high:+.3f}], p = {d.p_value:.3f}, {len(sides[0])} seeds pooled."
+        )
     return lines
 
 
@@ -245,8 +228,8 @@ def main():
             if "teacher" in arguments.kinds:
                 run(name, "teacher", 0, arguments.overwrite)
             for seed in arguments.seeds:
-                for kind in TASKS[name]["kinds"]:
-                    if kind in arguments.kinds:
+                for kind in arguments.kinds:
+                    if kind != "teacher":
                         run(name, kind, seed, arguments.overwrite)
         if all((CACHE / "SST-2" / kind).is_dir() for kind in ("teacher", "distilled")):
             measure()
