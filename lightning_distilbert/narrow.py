@@ -194,6 +194,11 @@ def _check(kind: str, old: Mapping[str, int], new: Mapping[str, int]) -> None:
 
 def _narrow_config(config: PreTrainedConfig, old: Mapping[str, int], new: Mapping[str, int]) -> PreTrainedConfig:
     values = config.to_dict()
+    if old["hidden_size"] != values.get("embedding_size") == new["hidden_size"]:
+        raise DistillationError(
+            f"hidden_size={new['hidden_size']} is the width of the teacher's embeddings, and a {config.model_type!r} "
+            "model of equal widths has no projection between the two, which this teacher has. Choose another size."
+        )
     for name in ("embedding_size", "pooler_hidden_size"):
         # as wide as the layers: no projection lies between, so that it is cut with them
         if values.get(name) == old["hidden_size"]:

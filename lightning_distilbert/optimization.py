@@ -64,7 +64,8 @@ def clip_gradients(module: Any, optimizer: Any, value: float | None, algorithm: 
         algorithm: The Trainer's ``gradient_clip_algorithm``, ``"norm"`` or ``"value"``.
     """
     precision = module.trainer.precision_plugin
-    if not value or getattr(precision, "scaler", None) is not None:
+    # one of 0 or less clips nothing in Lightning, and would turn the gradient round in torch
+    if value is None or value <= 0 or getattr(precision, "scaler", None) is not None:
         module.clip_gradients(optimizer, value, algorithm)
     elif algorithm == "value":
         precision.clip_grad_by_value(optimizer, value)

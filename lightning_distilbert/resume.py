@@ -85,6 +85,7 @@ class ResumePoint:
             trainer: The Trainer.
         """
         _place_loaders(trainer.fit_loop)
+        _end_epoch(trainer.fit_loop)
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             self._restore(trainer, loaded)
@@ -168,9 +169,12 @@ class ResumePoint:
             parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
 
     def _gradients(self, trainer: Any) -> list[torch.Tensor | None] | None:
-        current, total = trainer.fit_loop.epoch_loop.batch_progress.current, _total(trainer)
+        progress, total = trainer.fit_loop.epoch_loop.batch_progress, _total(trainer)
+        current = progress.current
         between = current.processed % trainer.accumulate_grad_batches != 0
-        if not between or current.processed >= trainer.num_training_batches:
+        # of a stream only Lightning's mark tells the last batch, which is always followed by a step
+        last = current.processed >= trainer.num_training_batches or progress.is_last_batch
+        if not between or (last and current.processed == current.ready):
             return None
         mixed = total.ready > total.processed and self._backward == total.ready
         if trainer.world_size > 1 or mixed:
@@ -193,6 +197,16 @@ def _place_loaders(fit_loop: Any) -> None:
     if getattr(fit_loop, "_combined_loader_states_to_load", None) and fit_loop.restarting:
         fit_loop._load_combined_loader_states()
         iter(fit_loop._data_fetcher)  # the iterators that it holds began before
+
+
+def _end_epoch(fit_loop: Any) -> None:
+    """Let an epoch that was over when the checkpoint was written be over.
+
+    With a limit in steps Lightning goes back to its end, and trains one batch more of it, unless a validation has been
+    run: the sanity check is one, and there may be none. The next epoch would lack its other batches.
+    """
+    if fit_loop.restarting and getattr(fit_loop.epoch_loop, "restarted_on_last", False):
+        fit_loop.epoch_loop.val_loop._has_run = True
 
 
 def _total(trainer: Any) -> Any:

@@ -102,8 +102,16 @@ class Taps:
         self.anchor = next(self.sources[name] for name in (*ENCODER_SIGNALS, "logits") if name in self.sources)
 
     def __enter__(self) -> Taps:
-        """Register the hooks."""
+        """Register the hooks, all or none."""
         self.records.clear()
+        try:
+            self._register()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def _register(self) -> None:
         keep = self._handles.append
         keep(self.anchor.register_forward_pre_hook(self._before_anchor, with_kwargs=True))
         if {"hidden_states", "embedding"} & self.requires:
@@ -125,7 +133,6 @@ class Taps:
             if name in self.requires and source is not self.anchor:
                 keep(source.register_forward_hook(self._after_other(name)))
         keep(self.anchor.register_forward_hook(self._after_anchor))
-        return self
 
     def _tap_attention(self, index: int, layer: AttentionLayer, scores: bool) -> None:
         for names, projection in layer.named():
@@ -146,6 +153,9 @@ class Taps:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the hooks; the records stay."""
+        self._remove()
+
+    def _remove(self) -> None:
         while self._handles:
             self._handles.pop().remove()
         self._open.clear()

@@ -66,7 +66,7 @@ class Teacher(Spec):
         self.dtype = None if dtype is None else getattr(torch, dtype)
         self._pooling = pooling
         self._model: nn.Module | None = None
-        self._mixed = False
+        self._precision: str | None = None  # of the Trainer that the weights were last prepared for
 
     @property
     def name(self) -> str:
@@ -102,6 +102,11 @@ class Teacher(Spec):
         """Its own tokenizer, loaded when it is first asked for; None for a finished module, which comes without."""
         return load_tokenizer(self.source, self.trust_remote_code) if isinstance(self.source, str) else None
 
+    @property
+    def _mixed(self) -> bool:
+        """Whether its linear layers are cast for autocast; those of a finished module are the user's."""
+        return self._precision == "bf16-mixed" and isinstance(self.source, str)
+
     def prepare(self, device: torch.device, precision: Any = None) -> None:
         """Move the teacher to where the student is.
 
@@ -111,13 +116,12 @@ class Teacher(Spec):
                 student; under mixed precision autocast does.
         """
         if precision is not None and self.dtype is None:
-            mixed = getattr(precision, "precision", None) == "bf16-mixed" and isinstance(self.source, str)
-            if self._mixed and not mixed:
+            named = getattr(precision, "precision", None)
+            if isinstance(self.source, str) and self._precision not in (None, named):
                 self._model = None  # a fit in another precision needs the weights as they were
-            self._model = precision.convert_module(self.model)
-            if mixed:
+            self._model, self._precision = precision.convert_module(self.model), named
+            if self._mixed:
                 cast_linear(self.model, torch.bfloat16)
-            self._mixed = mixed
         self._model = self.model.to(device)
 
     def __call__(
@@ -165,7 +169,7 @@ class Teacher(Spec):
     def __getstate__(self) -> dict[str, Any]:
         """Leave what was loaded out when a launcher pickles the module: each process loads it itself."""
         kept = {name: value for name, value in self.__dict__.items() if name != "tokenizer"}
-        return {**kept, "_model": None, "_mixed": False}
+        return {**kept, "_model": None, "_precision": None}
 
     def __repr__(self) -> str:
         """Name the source."""

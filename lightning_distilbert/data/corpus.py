@@ -192,7 +192,7 @@ class Corpus(Dataset):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self.manifest = _read_manifest(self.folder)
         ipc, memory_map = require("pyarrow.ipc", extra="data"), require("pyarrow", extra="data").memory_map
         self._tokens: list[np.ndarray] = []
@@ -272,7 +272,7 @@ def build_corpus(
         DistillationError: If there is no text, none is left, or a part cannot be read.
         MissingExtraError: If `datasets` is not installed.
     """
-    made_of = {"format": FORMAT, "options": sequences.options(), "parts": [_identity(part) for part in parts]}
+    made_of = {"format": FORMAT, "options": sequences.options(), "parts": [part.fingerprint() for part in parts]}
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
     folder = Path(cache_dir).expanduser() / key
     if folder.exists():
@@ -280,7 +280,7 @@ def build_corpus(
             return Corpus(folder)
         except DistillationError as error:
             rank_zero_warn(f"{error} It is built anew.")
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # another process may be at it too
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
     building = Path(tempfile.mkdtemp(prefix=f"{key}.{_builder()}{os.getpid()}-", dir=folder.parent))
@@ -302,11 +302,6 @@ def describe_corpus(manifest: dict[str, Any], name: str) -> str:
     rows, tokens, texts = (f"{manifest[key]:,}" for key in ("rows", "tokens", "texts"))
     dropped = f"{manifest['short']:,} too short and {manifest['unknown']:,} mostly unknown ones dropped"
     return f"{name}: {rows} sequences of {tokens} tokens from {texts} texts, {dropped}, in {manifest['seconds']} s"
-
-
-def _identity(part: Part) -> list[Any]:
-    # what texts a part yields also depends on how it is read
-    return [type(part).__name__, getattr(part, "column", None), getattr(part, "separator", None), *part.fingerprint()]
 
 
 def _build(

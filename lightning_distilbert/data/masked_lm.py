@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,11 +19,12 @@ from lightning_distilbert.data.batching import LengthGroupedSampler
 from lightning_distilbert.data.corpus import Corpus, Sequences, build_corpus, is_corpus, tokenizer_fingerprint
 from lightning_distilbert.data.encoding import EncodedDataset, EncodedRow, Padding, encode, pad_batch
 from lightning_distilbert.data.masking import Masking
+from lightning_distilbert.data.readers import TABLE_SUFFIXES
 from lightning_distilbert.data.resume import ResumableLoader
 from lightning_distilbert.data.sources import SPLIT_NAMES, is_hub_name, load_hub, open_splits, split_name
 from lightning_distilbert.data.stream import StreamLoader
 from lightning_distilbert.data.text_files import KNOWN_SUFFIXES, Part, chunks, kind_of_text, text_parts
-from lightning_distilbert.errors import DistillationError, check_choice, require
+from lightning_distilbert.errors import DistillationError, check_choice
 
 COUNTED_CHUNKS = 32  # of a stream, for the frequencies of tokens: about 8 MiB of text
 
@@ -46,9 +47,9 @@ class MaskedLMData(TextData):
 
     Args:
         source: Text files (``.txt``, plain, ``.gz`` or ``.zst``), ``.jsonl`` or ``.parquet`` files; a pattern such as
-            ``"books/*.txt.gz"``; a folder, with files named after splits or without; a list of these; a `datasets`
-            object or hub name; rows in memory; or a mapping from split to any of these. A folder that an earlier run
-            made in its cache is taken as it is.
+            ``"books/*.txt.gz"``; a folder, with files named after splits (``train.txt``, ``wiki.train.tokens``) or
+            without; a list of these; a `datasets` object; rows in memory; a mapping from split to any of these; or a
+            hub name. A folder that an earlier run made in its cache is taken as it is.
         text: The column of the text, where there are columns.
         separator: What ends a text in a text file: ``"line"``, or ``"blank_line"``, of which the lines are joined.
         pack: Whether texts that follow each other share a sequence, as long as whole ones fit. Of single lines, only up
@@ -166,8 +167,6 @@ class MaskedLMData(TextData):
         return splits
 
     def _find_splits(self, source: Any) -> dict[str, Any]:
-        if isinstance(source, Mapping):
-            return open_splits(source)
         if is_corpus(source):
             return {"train": source}
         if isinstance(source, (str, Path)):
@@ -175,15 +174,15 @@ class MaskedLMData(TextData):
             if folder.is_dir():
                 found: dict[str, list[Path]] = {}
                 for path in sorted(folder.iterdir()):
-                    split = split_name(path.name.split(".")[0])
-                    if split is not None:
+                    # "wiki.train.tokens" too: taken for no split, its folder would be trained on with its test text
+                    split = next(filter(None, map(split_name, path.name.split("."))), None)
+                    known = path.is_dir() or kind_of_text(path) in (*KNOWN_SUFFIXES, *TABLE_SUFFIXES)
+                    if split is not None and known:
                         found.setdefault(split, []).append(path)
                 return {split: found[split] for split in SPLIT_NAMES if split in found} or {"train": source}
             # "corpus.txt" could be a name on the hub as well
             if is_hub_name(source) and kind_of_text(folder) not in KNOWN_SUFFIXES:
-                return open_splits(_stream_hub(str(source)) if self.streaming else load_hub(str(source)))
-            return {"train": source}
-        if isinstance(source, Sequence) and not (source and isinstance(source[0], Mapping)):
+                return open_splits(load_hub(str(source), self.streaming))
             return {"train": source}
         return open_splits(source)
 
@@ -209,9 +208,14 @@ class MaskedLMData(TextData):
         """
         source = self.split_source(split)
         if not is_corpus(source):
-            if any(getattr(part, "shard", None) is not None for part in self.parts(split)):
-                raise DistillationError(f"The {split} split is a streamed data set: pass streaming=True, or load it.")
-            return build_corpus(self.parts(split), self.sequences(), self.cache_dir, self.num_proc, split)
+            parts = self.parts(split)
+            if any(getattr(part, "shard", None) is not None for part in parts):
+                if split == "train":
+                    raise DistillationError("The train split is a streamed data set: pass streaming=True, or load it.")
+                # read once: of what a stream holds nobody knows enough to find it in a cache
+                rows = [{self.text: text} for part in parts for text in part.texts()]
+                self.splits()[split], parts = rows, text_parts(rows, self.text)
+            return build_corpus(parts, self.sequences(), self.cache_dir, self.num_proc, split)
         corpus = Corpus(source)
         options = corpus.manifest["options"]
         if options["tokenizer"] != tokenizer_fingerprint(self.get_tokenizer()):
@@ -399,18 +403,3 @@ class _ByEpoch:
     def __getitem__(self, index: tuple[int, list[int]]) -> tuple[int, list[EncodedRow]]:
         epoch, rows = index
         return epoch, self.corpus[rows]
-
-
-def _stream_hub(name: str) -> Any:
-    """Open a data set of the hub as a stream."""
-    dataset, _, config = name.partition(":")
-    load_dataset = require("datasets", extra="data").load_dataset
-    try:
-        return load_dataset(dataset, config or None, streaming=True)
-    # the library raises OSError, ValueError, its own and huggingface_hub's errors
-    except Exception as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DistillationError(
-            f"There is no file or folder {name!r} (working folder: {Path.cwd()}), and no data set of that name could "
-            f"be streamed: {first_line}"
-        ) from error

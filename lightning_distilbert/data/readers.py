@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,7 +171,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
         # newline="\n": a lone carriage return inside a text is part of it
         with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             yield file
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DistillationError(f"{path} cannot be read as UTF-8 text: {error}. Convert it to UTF-8.") from error
 
 
@@ -182,21 +183,39 @@ def read_json_lines(path: Path) -> Iterator[Row]:
     """
     with open_text(path) as file:
         if file.read(1) == "[":
-            lines: Any = enumerate(_parse("[" + file.read(), path, 1), start=1)
+            lines: Any = enumerate(parse_json("[" + file.read(), path, 1), start=1)
         else:
             file.seek(0)
-            lines = ((n, _parse(line, path, n)) for n, line in enumerate(file, start=1) if line.strip())
+            lines = ((n, parse_json(line, path, n)) for n, line in enumerate(file, start=1) if line.strip())
         for number, row in tqdm(lines, desc=f"read {path.name}", unit=" rows", delay=1, leave=False):
             if not isinstance(row, dict):
                 raise DistillationError(f"{path}, line {number}: {_short(row)} is not a JSON object.")
             yield row
 
 
-def _parse(text: str, path: Path, number: int) -> Any:
+def parse_json(text: str, path: Path, number: int) -> Any:
+    """Return the value that a line of JSON holds.
+
+    Args:
+        text: The line.
+        path: Its file, for an error.
+        number: Its number there.
+
+    Raises:
+        DistillationError: If it is not valid, or escapes half a character, which no tokenizer reads.
+    """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise DistillationError(f"{path}, line {number}: not valid JSON ({error}): {_short(text.strip())}.") from error
+    except UnicodeEncodeError as error:
+        raise DistillationError(
+            f"{path}, line {number}: {error.object[error.start]!r} is one half of a character (a surrogate) without the "
+            "other. Mend or drop that line."
+        ) from error
+    return value
 
 
 def _read_table(path: Path, columns: Sequence[str] | None, header: bool | None, delimiter: str) -> list[Row]:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
+
+
+def same_batches(now: Mapping[str, int], then: Mapping[str, int]) -> bool:
+    """Tell whether batches are made as those of a checkpoint were, and warn where not.
+
+    Args:
+        now: The signature of what makes them.
+        then: That in the checkpoint.
+    """
+    changed = [f"{name} was {then.get(name)} and is {value}" for name, value in now.items() if then.get(name) != value]
+    if changed:
+        rank_zero_warn(
+            f"The place in the training data is not restored, since its batches are others now: {', '.join(changed)}. "
+            "The epoch starts with its first batch."
+        )
+    return not changed
 
 
 class ResumableLoader(DataLoader):
@@ -91,17 +108,8 @@ class ResumableLoader(DataLoader):
             state: What `state_dict` returned.
         """
         sampler: Any = self.sampler
-        now, then = sampler.signature(), state["data"]
-        changed = [
-            f"{name} was {then.get(name)} and is {value}" for name, value in now.items() if then.get(name) != value
-        ]
-        if changed:
-            rank_zero_warn(
-                f"The place in the training data is not restored, since its batches are others now: "
-                f"{', '.join(changed)}. The epoch starts with its first batch."
-            )
-            return
-        self._start = state["epoch"], state["batches"]
+        if same_batches(sampler.signature(), state["data"]):
+            self._start = state["epoch"], state["batches"]
 
     def _progress(self) -> Any:
         """Return Lightning's counts of batches in this epoch; None outside of a fit."""

@@ -95,14 +95,15 @@ def is_hub_name(source: Any) -> bool:
     return not looks_like_path and HUB_NAME.fullmatch(source) is not None
 
 
-def load_hub(name: str) -> Any:
+def load_hub(name: str, streaming: bool = False) -> Any:
     """Load a data set by its hub name through `datasets`.
 
     Args:
         name: ``"owner/name"`` or ``"owner/name:config"``.
+        streaming: Whether rows are fetched only when they are read.
 
     Returns:
-        A `datasets.DatasetDict`.
+        A `datasets.DatasetDict`, or an `IterableDatasetDict`.
 
     Raises:
         DistillationError: If it cannot be loaded.
@@ -116,7 +117,7 @@ def load_hub(name: str) -> Any:
     except MissingExtraError as error:
         raise DistillationError(f"{missing}, and to read it from the hub: {error}") from error
     try:
-        return load_dataset(dataset, config or None)
+        return load_dataset(dataset, config or None, streaming=streaming)
     # the library raises OSError, ValueError, its own and huggingface_hub's errors for an unknown name or no network
     except Exception as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lightning_distilbert.data.batching import LengthGroupedSampler
 from lightning_distilbert.data.corpus import Sequences
 from lightning_distilbert.data.encoding import EncodedRow
+from lightning_distilbert.data.resume import same_batches
 from lightning_distilbert.data.text_files import Part, Rows, chunks
 from lightning_distilbert.errors import DistillationError
 
@@ -152,22 +152,22 @@ class StreamLoader:
             self._next_epoch = start["epoch"]
         if self._next_epoch is not None:
             self.epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
-        first = start["batches"] if start else 0
+        place = start or self._beginning(self.epoch)
+        first = place["batches"]
         self._pass = {"epoch": self.epoch, "start": start, "first": first, "handed_out": first}
         self._pass |= {"ahead": None, "begun": False, "ended": False}
         self._rounds.clear()
-        batches = self._batches(start["round"] if start else 0, start["places"] if start else [[0, 0]] * self.ranks)
-        for number, rows in batches:
+        self._rounds.append((place["round"], place["places"]))  # there is a place even if reading fails at once
+        for number, rows in self._batches(place["round"], place["places"]):
             if number < first:
                 continue
             batch = self.collate((self._pass["epoch"], rows))
             self._pass["handed_out"] = number + 1
+            if not self._read_ahead():
+                self._begin()
             yield batch
-            # Lightning wants a batch before it takes up its counts, and the next one after that
-            progress = self._progress()
-            if not self._pass["begun"] and progress is not None:
-                self._pass["ahead"] = first - progress.ready
-            self._pass["begun"] = True
+            # Lightning reads a batch ahead before it takes up its counts, and the next one after that
+            self._begin()
         self._pass["ended"] = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,17 +195,8 @@ class StreamLoader:
         Args:
             state: What `state_dict` returned.
         """
-        now, then = self.signature(), state["data"]
-        changed = [
-            f"{name} was {then.get(name)} and is {value}" for name, value in now.items() if then.get(name) != value
-        ]
-        if changed:
-            rank_zero_warn(
-                f"The place in the training data is not restored, since its batches are others now: "
-                f"{', '.join(changed)}. The epoch starts with its first batch."
-            )
-            return
-        self._start = {name: state[name] for name in ("epoch", "batches", "round", "places")}
+        if same_batches(self.signature(), state["data"]):
+            self._start = {name: state[name] for name in ("epoch", "batches", "round", "places")}
 
     @functools.cached_property
     def _checksum(self) -> int:
@@ -281,6 +272,17 @@ class StreamLoader:
                     row = ((number * self.ranks + self.rank) << ROW_BITS) + place
                     tokens = made["input_ids"][end - length : end]
                     yield {"input_ids": tokens, "row": row, "place": [number, place]}
+
+    def _begin(self) -> None:
+        """Note how far this loader is ahead of Lightning's count, at the first batch of a pass."""
+        progress = self._progress()
+        if not self._pass["begun"] and progress is not None:
+            self._pass["ahead"] = self._pass["first"] - progress.ready
+        self._pass["begun"] = True
+
+    def _read_ahead(self) -> bool:
+        """Tell whether Lightning reads a batch ahead, as it does unless ``limit_train_batches`` tells it the last."""
+        return self._progress() is None or self._trainer.fit_loop._data_fetcher.length is None
 
     def _progress(self) -> Any:
         """Return Lightning's counts of batches in this epoch; None outside of a fit."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from lightning_distilbert.data.readers import JSON_SUFFIXES, TABLE_SUFFIXES, read_json_lines
+from lightning_distilbert.data.readers import JSON_SUFFIXES, TABLE_SUFFIXES, parse_json, read_json_lines
 from lightning_distilbert.errors import DistillationError, require
 
 TEXT_SUFFIXES = (".txt", ".text", ".tokens")
@@ -31,7 +31,7 @@ class Part(Protocol):
         """Yield the texts in order, and ``""`` where a document ends."""
 
     def fingerprint(self) -> list[Any]:
-        """Return plain values that change where the content does."""
+        """Return plain values that change where the texts do."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ class TextFile:
                 yield " ".join(block)
 
     def fingerprint(self) -> list[Any]:
-        """Return the path, size, time of change, and a hash of the head of the file."""
+        """Return how the file is read, its path, size and time of change, and a hash of its head."""
         status = self.path.stat()
         with self.path.open("rb") as file:
             head = hashlib.sha256(file.read(HEAD)).hexdigest()
-        return [str(self.path.resolve()), status.st_size, status.st_mtime_ns, head]
+        read = ["TextFile", self.column, self.separator]
+        return [*read, str(self.path.resolve()), status.st_size, status.st_mtime_ns, head]
 
     def _lines(self) -> Iterator[str]:
         """Yield each line less its blanks at both ends."""
@@ -101,14 +102,12 @@ class TextFile:
 
     def _json(self) -> Iterator[str]:
         if self.path.name.lower().endswith(".zst"):
-            rows: Iterator[Any] = (json.loads(line) for line in self._lines() if line)
+            lines = enumerate(self._lines(), start=1)
+            rows: Iterator[Any] = (parse_json(line, self.path, number) for number, line in lines if line)
         else:
             rows = read_json_lines(self.path)
-        try:
-            for number, row in enumerate(rows, start=1):
-                yield text_of(row, self.column, f"{self.path}, row {number}")
-        except json.JSONDecodeError as error:
-            raise DistillationError(f"{self.path}: a line is not valid JSON ({error}).") from error
+        for number, row in enumerate(rows, start=1):
+            yield text_of(row, self.column, f"{self.path}, row {number}")
 
     def _parquet(self) -> Iterator[str]:
         parquet = require("pyarrow.parquet", extra="data")
@@ -165,7 +164,7 @@ class Rows:
             known = f"{self.rows.info.dataset_name} {self.rows.column_names} {self.rows.num_shards}"
         elif known is None:
             known = hashlib.sha256(json.dumps(list(self.texts())).encode()).hexdigest()
-        return [type(self.rows).__name__, known, self.shard]
+        return ["Rows", self.column, type(self.rows).__name__, known, self.shard]
 
 
 def _rows_of_shard(rows: Any, shard: int) -> Iterator[dict[str, Any]]:

@@ -37,6 +37,9 @@ HEADS = {
     "tinybert-prediction": "BertForSequenceClassification",
 }
 
+# what trains no head has no score by which an epoch could be the best
+HEADLESS = {"minilm", "tinybert-general", "tinybert-intermediate"}
+
 
 @pytest.fixture
 def workplace(
@@ -76,4 +79,4 @@ def test_recipe_trains_two_steps_and_saves_a_student(recipe: str, workplace: Pat
     assert config.architectures == [HEADS.get(recipe, "DistilBertForSequenceClassification")]
     assert AutoModel.from_pretrained(workplace / "student").num_parameters() > 0
     checkpoints = sorted(path.name for path in workplace.glob("runs/**/*.ckpt"))
-    assert checkpoints == ["best.ckpt", "last.ckpt"]
+    assert checkpoints == (["last.ckpt"] if recipe in HEADLESS else ["best.ckpt", "last.ckpt"])

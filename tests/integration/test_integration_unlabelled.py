@@ -101,6 +101,18 @@ def test_a_batch_without_any_label_trains_on_the_teacher_alone(tiny_teacher_dir:
     assert all(not torch.equal(value, before[name]) for name, value in module.student.named_parameters())
 
 
+def test_without_any_labels_the_head_takes_part_all_the_same(tiny_teacher_dir: Path):
+    # as DDP has it, which takes a parameter without a gradient for a mistake
+    module = DistillationModule(
+        TextClassification(num_labels=2), tiny_teacher_dir, Student(layers=2, architecture="same"), "tinybert"
+    )
+    gradients: list[dict[str, Any]] = []
+    module.on_after_backward = lambda: gradients.append({name: p.grad for name, p in module.named_parameters()})
+    fit(module, TextClassificationData({"train": [{"text": text} for text in MORE]}, label=None, batch_size=3))
+    assert [name for name, gradient in gradients[0].items() if gradient is None] == []
+    assert not gradients[0]["student.classifier.weight"].any()
+
+
 def test_unlabelled_rows_change_what_is_learnt(tiny_teacher_dir: Path):
     plain, more = classifier(tiny_teacher_dir), classifier(tiny_teacher_dir)
     fit(plain, TextClassificationData({"train": LABELLED}))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.precision import Precision
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
@@ -27,6 +28,7 @@ from lightning_distilbert import (
     TextClassificationData,
 )
 from lightning_distilbert.module import plain_argument
+from lightning_distilbert.optimization import clip_gradients
 
 ROWS = [{"text": f"the {'great' if i % 2 else 'dull'} movie number {i}", "label": i % 2} for i in range(20)]
 PAIRS = [(f"movie {i}", f"the story of movie {i} is good") for i in range(8)]
@@ -201,6 +203,18 @@ def test_gradients_are_clipped_under_mixed_precision(algorithm: str, tiny_teache
     )  # fmt: skip
     assert largest
     assert max(largest) == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("clip", [None, 0.0, -1.0])
+def test_without_a_positive_limit_nothing_is_clipped(clip: float | None):
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    module = LightningModule()
+    module.trainer = SimpleNamespace(
+        precision_plugin=Precision(), gradient_clip_val=clip, gradient_clip_algorithm=None, optimizers=[]
+    )
+    clip_gradients(module, torch.optim.SGD([parameter], lr=1.0), clip, None)
+    assert parameter.grad.tolist() == [3.0, 4.0]
 
 
 # -- training ----------------------------------------------------------------------------------------------------------

@@ -228,6 +228,12 @@ def test_sizes_that_cannot_be_cut_are_refused(sizes, message):
         build_student(model_of("bert", num_attention_heads=4), 2, **sizes)
 
 
+@pytest.mark.parametrize("name", ["electra", "deberta-v2"])
+def test_a_width_at_which_the_embeddings_lose_their_projection_is_refused(name):
+    with pytest.raises(DistillationError, match=f"hidden_size=8 is the width of .* a '{name}' model of equal widths"):
+        build_student(model_of(name, embedding_size=8), 2, hidden_size=8)
+
+
 def test_an_unknown_architecture_is_refused():
     with pytest.raises(DistillationError, match=r"'modernbert' student cannot be narrower .* bert, roberta, electra"):
         build_student(model_of("modernbert"), [0, 1], hidden_size=8)

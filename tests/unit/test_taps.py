@@ -268,6 +268,16 @@ def test_hooks_exist_within_the_block_only_even_if_it_fails():
     assert hooks_of(model) == 0
 
 
+def test_a_signal_that_cannot_be_tapped_leaves_no_hook():
+    model = make("mpnet")
+    with (
+        pytest.raises(DistillationError, match="add terms of position"),
+        Taps(model, "", {"logits", "attention_scores"}),
+    ):
+        pass
+    assert hooks_of(model) == 0
+
+
 def test_a_forward_that_fails_leaves_no_record_and_no_trace_in_the_next():
     model = Apart()
     paths = {"hidden_states": "encoder", "logits": "head"}

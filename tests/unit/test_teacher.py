@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from torch import nn
 from transformers import (
     AutoTokenizer,
@@ -304,6 +305,24 @@ def test_cast_weights_change_no_output_under_autocast_and_untie_the_head():
     assert not any(parameter.requires_grad for parameter in cast.parameters())
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(cast(**inputs()).logits, model(**inputs()).logits)
+
+
+def test_a_fit_in_another_precision_starts_from_the_weights_as_they_were(tiny_teacher_dir):
+    teacher, cpu = Teacher(tiny_teacher_dir), torch.device("cpu")
+    weight = teacher.model.classifier.weight.clone()
+    for plugin, dtype in (
+        (HalfPrecision("bf16-true"), torch.bfloat16),
+        (MixedPrecision("bf16-mixed", "cpu"), torch.bfloat16),
+        (DoublePrecision(), torch.float64),
+        (Precision(), torch.float32),
+    ):
+        teacher.prepare(cpu, plugin)
+        assert teacher.model.classifier.weight.dtype == dtype
+        assert teacher({"input_ids": torch.tensor([[2, 5, 3]])}, {"logits"}).logits.dtype == dtype
+    assert torch.equal(teacher.model.classifier.weight, weight)
+    prepared = teacher.model
+    teacher.prepare(cpu, Precision())
+    assert teacher.model is prepared
 
 
 # -- its tokenizer -----------------------------------------------------------------------------------------------------
