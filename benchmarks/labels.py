@@ -112,7 +112,8 @@ def table(results):
         teacher = cell(scores(results, share, "teacher", 6))
         for depth in DEPTHS:
             kinds = [cell(scores(results, share, kind, depth)) for kind in KINDS]
-            body.append([share, teacher, str(depth), *kinds])
+            if "-" not in kinds[:2]:
+                body.append([share, teacher, str(depth), *kinds])
     return Table(["labels", "teacher, 6 layers", "student's layers", *KINDS.values()], body, align="lrrrrr")
 
 
@@ -122,9 +123,13 @@ def plot(results, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(SHARES), figsize=(10, 3.6), sharey=True, layout="constrained")
+    shares = [share for share in SHARES if scores(results, share, "plain", DEPTHS[-1])]
+    figure, axes = pyplot.subplots(
+        1, len(shares), squeeze=False, figsize=(1.6 + 2.8 * len(shares), 3.6), sharey=True, layout="constrained"
+    )
     styles = {"plain": ("#888888", "o"), "distilled": ("#1f77b4", "s"), "unlabelled": ("#d95f02", "^")}
-    for axis, share in zip(axes, SHARES, strict=True):
+    axes = axes[0]
+    for axis, share in zip(axes, shares, strict=True):
         teacher = scores(results, share, "teacher", 6)
         if teacher:
             axis.axhline(statistics.mean(teacher), color="black", linestyle=":", linewidth=1, label="teacher, 6 layers")
@@ -141,10 +146,13 @@ def plot(results, path):
         axis.set_title(f"{share} of the labels", fontsize=10)
         axis.set_xlabel("student's layers")
         axis.set_xticks(sorted(DEPTHS))
+        axis.set_xlim(min(DEPTHS) - 0.2, max(DEPTHS) + 0.2)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("accuracy on AG News test")
     handles, titles = axes[-1].get_legend_handles_labels()
-    figure.legend(handles, titles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(
+        handles, titles, loc="outside lower center", ncols=4 if len(shares) > 1 else 2, frameon=False, fontsize=9
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
