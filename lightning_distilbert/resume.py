@@ -200,13 +200,15 @@ def _place_loaders(fit_loop: Any) -> None:
 
 
 def _end_epoch(fit_loop: Any) -> None:
-    """Let an epoch that was over when the checkpoint was written be over.
+    """Begin the next epoch where the checkpoint was written at the end of one.
 
-    With a limit in steps Lightning goes back to its end, and trains one batch more of it, unless a validation has been
-    run: the sanity check is one, and there may be none. The next epoch would lack its other batches.
+    With a limit in steps, and without validation data, Lightning would train one batch more of the old epoch, take it
+    from the next one, and drop the rest of that.
     """
-    if fit_loop.restarting and getattr(fit_loop.epoch_loop, "restarted_on_last", False):
-        fit_loop.epoch_loop.val_loop._has_run = True
+    if getattr(fit_loop, "restarted_on_epoch_end", False):
+        fit_loop.epoch_progress.increment_completed()
+        fit_loop.reset_restart_stage()
+        fit_loop.epoch_loop.restarting = False
 
 
 def _total(trainer: Any) -> Any:

@@ -212,8 +212,8 @@ def parse_json(text: str, path: Path, number: int) -> Any:
         raise DistillationError(f"{path}, line {number}: not valid JSON ({error}): {_short(text.strip())}.") from error
     except UnicodeEncodeError as error:
         raise DistillationError(
-            f"{path}, line {number}: {error.object[error.start]!r} is one half of a character (a surrogate) without the "
-            "other. Mend or drop that line."
+            f"{path}, line {number}: {error.object[error.start]!r} is one half of a character (a surrogate) without "
+            "the other. Mend or drop that line."
         ) from error
     return value
 

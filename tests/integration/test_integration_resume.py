@@ -117,6 +117,36 @@ def test_from_a_checkpoint_of_any_step(tiny_teacher_dir: Path, tmp_path: Path, o
         assert trainer.global_step == last
 
 
+@pytest.mark.parametrize("validate", [True, False])
+def test_from_a_checkpoint_of_an_epochs_end(tiny_teacher_dir: Path, tmp_path: Path, validate: bool):
+    """With a limit in steps, and nothing to validate on, Lightning would train on in the old epoch."""
+    options = {"max_steps": 12, "max_epochs": -1, "accumulate_grad_batches": 4}
+    epochs: list[int] = []
+
+    def data() -> TextClassificationData:
+        return TextClassificationData({"train": ROWS} | ({"dev": ROWS[:6]} if validate else {}), batch_size=4)
+
+    class Epochs(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+            epochs.append(trainer.current_epoch)
+
+    module = make_module(tiny_teacher_dir)
+    each_epoch = ModelCheckpoint(
+        dirpath=tmp_path, filename="{step}", every_n_epochs=1, save_top_k=-1, save_on_train_epoch_end=True
+    )
+    trainer = make_trainer(tmp_path, each_epoch, Epochs(), **options)
+    trainer.fit(module, data())
+    whole = list(epochs)
+    assert whole == [epoch for epoch in range(6) for _ in range(6)]
+    for step in (2, 6):
+        epochs.clear()
+        found, trainer = resume(
+            make_module(tiny_teacher_dir), data(), tmp_path, f"step={step}.ckpt", Epochs(), **options
+        )
+        assert epochs == whole[3 * step :]
+        assert differing(found, weights(module)) == []
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_with_workers_that_read_ahead(tiny_teacher_dir: Path, tmp_path: Path):
     module = make_module(tiny_teacher_dir)

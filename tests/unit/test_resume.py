@@ -20,7 +20,7 @@ def fake_trainer(**changes: Any) -> Any:
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
     parameters[0].grad = torch.tensor([1.0, 2.0])
     counts = {"ready": 3, "processed": 3}
-    progress = SimpleNamespace(current=SimpleNamespace(**counts), total=SimpleNamespace(**counts))
+    progress = SimpleNamespace(current=SimpleNamespace(**counts), total=SimpleNamespace(**counts), is_last_batch=False)
     values = {
         "state": SimpleNamespace(fn="fit", status="running"),
         "world_size": 1,
@@ -128,6 +128,12 @@ def test_gradients_are_kept_only_between_two_steps():
     assert "gradients" not in ResumePoint().state(fake_trainer(accumulate_grad_batches=3))
     # the last batch of an epoch is always followed by a step
     assert "gradients" not in ResumePoint().state(fake_trainer(accumulate_grad_batches=2, num_training_batches=3))
+    stream = fake_trainer(accumulate_grad_batches=2, num_training_batches=float("inf"))
+    assert "gradients" in ResumePoint().state(stream)
+    stream.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+    assert "gradients" not in ResumePoint().state(stream)
+    begin_batch(stream)  # the last one, which is not finished
+    assert "gradients" in ResumePoint().state(stream)
     state = ResumePoint().state(fake_trainer(accumulate_grad_batches=2))
     other = fake_trainer(accumulate_grad_batches=2)
     for parameter in parameters_of(other):

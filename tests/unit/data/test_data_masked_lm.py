@@ -179,7 +179,7 @@ def test_smoothing_masks_rare_words_more_often(make, folder, tokenizer):
     assert share(smoothing=0.7, streaming=True) > 0.6
 
 
-def test_sources_by_split(make, folder, tokenizer):
+def test_sources_by_split(make, folder, tokenizer, monkeypatch):
     texts = some_texts()
 
     def rows(data: MaskedLMData, split: str = "train"):
@@ -211,6 +211,42 @@ def test_sources_by_split(make, folder, tokenizer):
     # a cache is a source of its own
     cache = make().corpus("train").folder
     assert rows(make(cache)) == expected
+    monkeypatch.setenv("HOME", str(cache.parent))
+    assert rows(make(f"~/{cache.name}")) == expected
+
+
+def test_a_folder_is_split_by_the_names_of_its_texts(make, tmp_path):
+    for name in ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens", "train.2.txt.gz", "train.txt.bak"):
+        (tmp_path / "wiki" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "wiki" / name).write_text("a film")
+    found = {split: [path.name for path in paths] for split, paths in make(tmp_path / "wiki").splits().items()}
+    assert found == {
+        "train": ["train.2.txt.gz", "wiki.train.tokens"],
+        "validation": ["wiki.valid.tokens"],
+        "test": ["wiki.test.tokens"],
+    }
+
+
+def test_of_a_streamed_data_set_the_validation_split_is_read_once(make, tokenizer):
+    import datasets
+
+    read = []
+
+    def rows(seed: list[int]):
+        read.extend(seed)
+        yield from ({"text": text} for text in some_texts(20, seed[0]))
+
+    def stream(seed: int):
+        return datasets.IterableDataset.from_generator(rows, gen_kwargs={"seed": [seed]})
+
+    source = datasets.IterableDatasetDict({"train": stream(1), "validation": stream(2), "test": stream(3)})
+    data = make(source, streaming=True)
+    data.prepare_data()
+    for stage, loader, seed in (("fit", data.val_dataloader, 2), ("test", data.test_dataloader, 3)):
+        data.setup(stage)
+        found = sorted(row for batch in loader() for row in truth(batch))
+        assert found == encoded(tokenizer, some_texts(20, seed))
+    assert read == [2, 3]
 
 
 def test_a_share_is_held_out(make, folder, tokenizer):
@@ -268,12 +304,12 @@ class Recorder(LightningModule):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("stop", [1, 5, 12, 14])
-def test_a_fit_that_is_resumed_sees_the_batches_of_an_uninterrupted_one(make, tmp_path, streaming: bool, stop: int):
+@pytest.mark.parametrize(("stop", "limit"), [(1, 1.0), (5, 1.0), (12, 1.0), (14, 1.0), (2, 1), (1, 5), (7, 5), (10, 5)])
+def test_a_fit_that_is_resumed_sees_the_batches_of_an_uninterrupted_one(make, tmp_path, streaming: bool, stop, limit):
     def fit(steps: int, checkpoint=None) -> tuple[list, Trainer]:
         trainer = Trainer(
             max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False,
+            enable_model_summary=False, limit_train_batches=limit,
         )  # fmt: skip
         module = Recorder()
         trainer.fit(module, make(streaming=streaming, buffer=32, num_workers=0), ckpt_path=checkpoint)

@@ -250,6 +250,14 @@ def test_a_damaged_cache_is_refused_and_built_anew(tmp_path, tokenizer, file, ho
     assert rows_of(again) == before
 
 
+def test_another_process_may_remove_a_damaged_cache_first(tmp_path, tokenizer, file, monkeypatch):
+    corpus = build_corpus(text_parts(file), Sequences(tokenizer), tmp_path / "cache")
+    before = rows_of(corpus)
+    damage(corpus.folder, "missing")
+    monkeypatch.setattr(module, "rank_zero_warn", lambda message: shutil.rmtree(corpus.folder))
+    assert rows_of(build_corpus(text_parts(file), Sequences(tokenizer), tmp_path / "cache")) == before
+
+
 def test_bad_texts_and_lengths(tmp_path, tokenizer):
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(DistillationError, match=r"train: there is no text in .*empty\.txt"):

@@ -235,6 +235,26 @@ def test_the_state_of_other_data_is_refused_with_a_warning(tokenizer, option):
         assert sum(numbers(tokenizer, run([other])[0]).values()) in (20, 21)
 
 
+def test_another_way_to_read_a_file_is_other_data(tokenizer, tmp_path):
+    (tmp_path / "a.txt").write_text("a film\n" * 20)
+    lines, blocks = (
+        loaders(tokenizer, text_parts(tmp_path / "a.txt", separator=separator))[0]
+        for separator in ("line", "blank_line")
+    )
+    with pytest.warns(UserWarning, match="The place in the training data is not restored"):
+        blocks.load_state_dict(lines.state_dict())
+
+
+def test_a_stream_that_cannot_be_read_still_has_a_place(tokenizer, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a\x00b")
+    (loader,) = loaders(tokenizer, text_parts(tmp_path / "a.txt"))
+    loader.set_epoch(3)
+    with pytest.raises(DistillationError, match="there is a zero byte"):
+        next(iter(loader))
+    state = loader.state_dict()
+    assert (state["epoch"], state["batches"], state["places"]) == (3, 0, [[0, 0]])
+
+
 def test_options_change_the_batches(tokenizer):
     def batches(**options):
         return [batch["ids"] for batch in run(loaders(tokenizer, parts((64,)), **options))[0]]

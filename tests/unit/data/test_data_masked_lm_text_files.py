@@ -91,6 +91,8 @@ def test_a_fingerprint_changes_with_the_content(tmp_path):
     path = write(tmp_path / "a.txt", "one")
     first = TextFile(path).fingerprint()
     assert TextFile(path).fingerprint() == first
+    read = [TextFile(path, column="body"), TextFile(path, separator="blank_line")]
+    assert all(one.fingerprint() != first for one in read)
     write(path, "two")
     assert TextFile(path).fingerprint() != first
     rows = [{"text": "one"}]
@@ -162,6 +164,6 @@ def test_bad_sources(tmp_path):
     write(tmp_path / "a.jsonl", "[1, 2]")
     with pytest.raises(DistillationError, match="is not a JSON object"):
         texts(tmp_path / "a.jsonl")
-    write(tmp_path / "b.jsonl.zst", "{")
-    with pytest.raises(DistillationError, match="not valid JSON"):
+    write(tmp_path / "b.jsonl.zst", '{"text": "a"}\n{')
+    with pytest.raises(DistillationError, match=r"b\.jsonl\.zst, line 2: not valid JSON"):
         texts(tmp_path / "b.jsonl.zst")

@@ -63,10 +63,14 @@ def test_a_hub_name_is_loaded_with_its_config(monkeypatch):
     datasets = pytest.importorskip("datasets")
     data = datasets.Dataset.from_list([{"text": "a"}])
     calls = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args: calls.append(args) or {"train": data, "dev": data})
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda *args, streaming: calls.append((*args, streaming)) or {"train": data, "dev": data},
+    )
     assert list(open_splits("nyu-mll/glue:sst2")) == ["train", "validation"]
-    open_splits("imdb")
-    assert calls == [("nyu-mll/glue", "sst2"), ("imdb", None)]
+    load_hub("imdb", streaming=True)
+    assert calls == [("nyu-mll/glue", "sst2", False), ("imdb", None, True)]
 
 
 def test_a_local_folder_wins_over_a_hub_name(tmp_path, monkeypatch):
@@ -81,7 +85,7 @@ def test_a_local_folder_wins_over_a_hub_name(tmp_path, monkeypatch):
 def test_a_name_that_cannot_be_loaded_is_one_clear_error(monkeypatch):
     datasets = pytest.importorskip("datasets")
 
-    def fail(*args):
+    def fail(*args, **options):
         raise ConnectionError("no network\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
