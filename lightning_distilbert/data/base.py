@@ -106,6 +106,7 @@ class TextData(LightningDataModule):
         """
         if stage in ("fit", None):
             self._meet_teacher()
+        self._check_tokenizer()
         # the same data may serve a second module, of another tokenizer or with other labels
         encoded_for = self.depends_on()
         if encoded_for != self._encoded_for:
@@ -236,6 +237,24 @@ class TextData(LightningDataModule):
                 "Pass tokenizer=... (a folder, a hub name or an object)."
             )
         return tokenizer
+
+    def _check_tokenizer(self) -> None:
+        """Refuse a tokenizer of the data's own under which the module would read another text."""
+        if self.tokenizer is None:
+            return
+        try:
+            theirs = getattr(self.attached_module(), "tokenizer", None)
+        except DistillationError:  # a module of finished models has none
+            return
+        if not hasattr(theirs, "get_vocab"):
+            return
+        ours, theirs = self.get_tokenizer().get_vocab(), theirs.get_vocab()
+        if ours != theirs:
+            raise DistillationError(
+                f"The data has a tokenizer of its own, of {len(ours)} tokens, and the module one of {len(theirs)} with "
+                "other ids: the student would read another text. Leave tokenizer out of the data, or give the module "
+                "the same one."
+            )
 
     def attached_module(self) -> Any:
         """Return the LightningModule in the same Trainer, or None."""

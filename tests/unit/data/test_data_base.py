@@ -160,6 +160,16 @@ def test_no_tokenizer_and_an_unknown_one(tmp_path):
         TextClassificationData(ROWS, tokenizer=str(tmp_path / "gone")).setup("fit")
 
 
+def test_a_tokenizer_that_the_module_does_not_share_is_refused(tokenizer):
+    other = type(tokenizer)(vocab={**tokenizer.get_vocab(), "[new]": len(tokenizer.get_vocab())})
+    data = TextClassificationData(ROWS, tokenizer=other)
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(tokenizer=tokenizer))
+    with pytest.raises(DistillationError, match=r"tokenizer of its own, of \d+ tokens.*the student would read another"):
+        data.setup("fit")
+    data.trainer.lightning_module.tokenizer = other
+    data.setup("fit")
+
+
 def test_a_missing_split_is_named(tokenizer):
     with pytest.raises(DistillationError, match=r"no split 'train': the dict .* has only \['validation'\]"):
         TextClassificationData({"dev": ROWS}, tokenizer=tokenizer).setup("fit")
