@@ -246,7 +246,7 @@ class TextData(LightningDataModule):
             theirs = getattr(self.attached_module(), "tokenizer", None)
         except DistillationError:  # a module of finished models has none
             return
-        if not hasattr(theirs, "get_vocab"):
+        if theirs is None or not hasattr(theirs, "get_vocab"):
             return
         ours, theirs = self.get_tokenizer().get_vocab(), theirs.get_vocab()
         if ours != theirs:
