@@ -29,16 +29,16 @@ def pretrained():
 
 def fit(module, data, **limits):
     """Fit for a fixed number of epochs or steps, choosing no checkpoint, and return the seconds."""
-    trainer = Trainer(
-        **limits,
-        precision=auto_precision(),
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
+    flags = {
+        "precision": auto_precision(),
+        "gradient_clip_val": 1.0,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+    }
+    trainer = Trainer(**{**flags, **limits})
     start = time.perf_counter()
     trainer.fit(module, data)
     return time.perf_counter() - start

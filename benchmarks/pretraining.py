@@ -14,7 +14,7 @@ Each is then fine-tuned plainly on SST-2 and STS-B, without a teacher.
 import argparse
 import statistics
 
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer, seed_everything
 from scipy.stats import spearmanr
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -36,7 +36,7 @@ from lightning_distilbert.report.table import Table, replace_region
 
 STORE = Store("pretraining")
 TEACHER = CACHE / "pretraining" / "teacher"
-TEACHER_EPOCHS = 4
+TEACHER_EPOCHS = 3
 KINDS = {
     "triple": "triple loss (soft targets 5, masked language 2, hidden cosine 1)",
     "no-soft": "without the soft targets",
@@ -63,6 +63,16 @@ def text(batch_size=32):
         max_length=128,
         cache_dir=CACHE / "text",
     )
+
+
+class Curve(Callback):
+    """The held-out loss after each epoch: has it flattened?"""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_validation_epoch_end(self, trainer, module):
+        self.losses.append(round(float(trainer.callback_metrics["val/loss"]), 4))
 
 
 def held_out(module, data):
@@ -94,10 +104,10 @@ def pretrain(kind, seed):
     if key in STORE.read():
         return
     seed_everything(seed)
-    data = text()
+    data, curve = text(), Curve()
     if kind == "teacher":
         module = DistillationModule(MaskedLM(), student=pretrained(), learning_rate=3e-4, betas=(0.9, 0.98), eps=1e-6)
-        limits = {"max_epochs": TEACHER_EPOCHS}
+        limits = {"max_epochs": TEACHER_EPOCHS, "limit_val_batches": 1.0, "callbacks": [curve]}
     else:
         objectives, task_weight = terms(kind)
         module = DistillationModule(
@@ -116,9 +126,8 @@ def pretrain(kind, seed):
     seconds = 0.0 if kind == "none" else fit(module, data, **limits)
     scores = held_out(module, data)
     module.save_student(TEACHER if kind == "teacher" else CACHE / "pretraining" / f"{kind}-{seed}")
-    STORE.add(
-        key, {"loss": round(scores["loss"], 4), "accuracy": round(scores["accuracy"], 4), "seconds": round(seconds)}
-    )
+    run = {"loss": round(scores["loss"], 4), "accuracy": round(scores["accuracy"], 4), "seconds": round(seconds)}
+    STORE.add(key, {**run, "by_epoch": curve.losses} if curve.losses else run)
     print(f"{key}: held-out loss {scores['loss']:.3f}, accuracy {scores['accuracy']:.3f}, {seconds:.0f} s", flush=True)
 
 

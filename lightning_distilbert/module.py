@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from lightning_distilbert import doctor
 from lightning_distilbert._compat import LightningModule
-from lightning_distilbert.data.encoding import Padding, encode, pad_batch, split_pairs
 from lightning_distilbert.engine import Distiller
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import (
     load_tokenizer,
-    max_tokens,
     save_student,
     tokenizer_files,
     tokenizer_from_files,
@@ -352,9 +349,7 @@ class DistillationModule(LightningModule):
         """Return one plain answer per row."""
         return self.task.predict(self, batch)
 
-    def predict(
-        self, texts: Sequence[str | tuple[str, str]], batch_size: int = 32, max_length: int | None = None
-    ) -> list[Any]:
+    def predict(self, texts: Sequence[Any], batch_size: int = 32, max_length: int | None = None) -> list[Any]:
         """Answer texts without a Trainer, on the device where the module is.
 
         Args:
@@ -368,24 +363,7 @@ class DistillationModule(LightningModule):
         Raises:
             DistillationError: If something in it is no text, or texts and pairs are mixed.
         """
-        firsts, seconds = split_pairs(texts)
-        longest = max_tokens(self.tokenizer, self.student)  # type: ignore[arg-type]
-        rows = encode(self.tokenizer, firsts, seconds, min(max_length or longest, longest))
-        order = sorted(range(len(rows)), key=rows.lengths.__getitem__, reverse=True)
-        padding = Padding.of(self.tokenizer)
-        answers: dict[int, Any] = {}
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad():
-                for start in range(0, len(order), batch_size):
-                    part = order[start : start + batch_size]
-                    batch = {name: value.to(self.device) for name, value in pad_batch(rows[part], padding).items()}
-                    answers.update(zip(part, self.task.predict(self, batch), strict=True))
-        finally:
-            for module, training in modes:
-                module.training = training
-        return [answers[index] for index in range(len(order))]
+        return self.task.answer(self, texts, batch_size, max_length)
 
     # -- the student's way out -----------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_distilbert.architectures import accepted_inputs
+from lightning_distilbert.prediction import answer_texts
 from lightning_distilbert.spec import Spec
 
 Batch = Mapping[str, Any]
@@ -94,6 +95,25 @@ class Task(Spec):
             batch: Tensors under transformers' names.
         """
         return self.decode(module(batch), module.labels)
+
+    def answer(
+        self, module: Any, texts: Sequence[Any], batch_size: int = 32, max_length: int | None = None
+    ) -> list[Any]:
+        """Answer texts as they come from a user: what `DistillationModule.predict` does.
+
+        Args:
+            module: The `DistillationModule` of this task.
+            texts: The texts, or pairs of texts as tuples.
+            batch_size: Texts in a batch; texts of similar length go together.
+            max_length: Tokens kept of a text at most; None is what tokenizer and student allow.
+
+        Returns:
+            One plain answer per text, in the order of the texts.
+
+        Raises:
+            DistillationError: If something in it is no text, or texts and pairs are mixed.
+        """
+        return answer_texts(module, texts, batch_size, max_length)
 
     def decode(self, outputs: Outputs, labels: Sequence[str] | None = None) -> list[Any]:
         """Return one plain answer per row of a batch.
