@@ -38,6 +38,10 @@ def fit(module, data, **limits):
         "num_sanity_val_steps": 0,
         "limit_val_batches": 0,
     }
+    if (
+        not torch.cuda.is_available()
+    ):  # in bfloat16 on a CPU the backward of PyTorch's fused attention is the slower one
+        module.student.set_attn_implementation("eager")
     trainer = Trainer(**{**flags, **limits})
     start = time.perf_counter()
     trainer.fit(module, data)
