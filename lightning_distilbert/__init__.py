@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_distilbert.callback import DistillationLoss
-    from lightning_distilbert.data import MaskedLMData, RetrievalData, TextClassificationData
+    from lightning_distilbert.data import (
+        MaskedLMData,
+        QuestionAnsweringData,
+        RerankingData,
+        RetrievalData,
+        TextClassificationData,
+        TokenClassificationData,
+    )
     from lightning_distilbert.errors import DistillationError
     from lightning_distilbert.module import DistillationModule
     from lightning_distilbert.objectives import (
@@ -27,9 +34,17 @@ if TYPE_CHECKING:
         SoftTargets,
     )
     from lightning_distilbert.precision import auto_precision
+    from lightning_distilbert.saved import load
     from lightning_distilbert.schedules import Cosine, Linear
     from lightning_distilbert.student import Student, build_student
-    from lightning_distilbert.tasks import MaskedLM, Retrieval, TextClassification
+    from lightning_distilbert.tasks import (
+        MaskedLM,
+        QuestionAnswering,
+        Reranking,
+        Retrieval,
+        TextClassification,
+        TokenClassification,
+    )
     from lightning_distilbert.teacher import Teacher
 
 try:
@@ -49,8 +64,12 @@ _HOME = {
     "MarginMSE": "objectives",
     "MaskedLM": "tasks",
     "MaskedLMData": "data",
+    "QuestionAnswering": "tasks",
+    "QuestionAnsweringData": "data",
     "RankingKL": "objectives",
     "Relations": "objectives",
+    "Reranking": "tasks",
+    "RerankingData": "data",
     "Retrieval": "tasks",
     "RetrievalData": "data",
     "SentenceEmbedding": "objectives",
@@ -60,8 +79,11 @@ _HOME = {
     "Teacher": "teacher",
     "TextClassification": "tasks",
     "TextClassificationData": "data",
+    "TokenClassification": "tasks",
+    "TokenClassificationData": "data",
     "auto_precision": "precision",
     "build_student": "student",
+    "load": "saved",
 }
 
 __all__ = [
@@ -76,8 +98,12 @@ __all__ = [
     "MarginMSE",
     "MaskedLM",
     "MaskedLMData",
+    "QuestionAnswering",
+    "QuestionAnsweringData",
     "RankingKL",
     "Relations",
+    "Reranking",
+    "RerankingData",
     "Retrieval",
     "RetrievalData",
     "SentenceEmbedding",
@@ -87,8 +113,11 @@ __all__ = [
     "Teacher",
     "TextClassification",
     "TextClassificationData",
+    "TokenClassification",
+    "TokenClassificationData",
     "auto_precision",
     "build_student",
+    "load",
 ]
 
 

@@ -164,7 +164,8 @@ def token_level_head(module: nn.Module) -> bool:
         >>> token_level_head(BertForMaskedLM(config))
         True
     """
-    return type(unwrap(module)).__name__.endswith(("ForMaskedLM", "ForTokenClassification", "ForPreTraining"))
+    kinds = ("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering", "ForPreTraining")
+    return type(unwrap(module)).__name__.endswith(kinds)
 
 
 def _block_lists(module: nn.Module, prefix: str = "") -> dict[str, nn.ModuleList]:

@@ -118,10 +118,17 @@ class DistillationLoss(CallbackBase):
         if self.distiller.mismatch is None:
             self.distiller.compare_vocabularies(doctor.check_vocabulary_sizes, student_config, config)
         self.distiller.build(pl_module)
+        self.distiller.label_order = None
         if "logits" in self.distiller.requires:
             data_labels = getattr(getattr(trainer.datamodule, "label_set", None), "names", None)
-            for names in (doctor.label_names(student_config), data_labels):
-                doctor.check_labels(names, doctor.label_names(config), teacher.name)
+            named = [names for names in (doctor.label_names(student_config), data_labels) if names]
+            orders = [doctor.check_labels(names, doctor.label_names(config), teacher.name) for names in named]
+            if orders and orders[0] != orders[-1]:
+                raise DistillationError(
+                    f"The student's config has the labels {named[0]} and the data {list(named[-1])}, in another order: "
+                    "what the student learns from the one it unlearns from the other. Name them in one order."
+                )
+            self.distiller.label_order = orders[0] if orders else None
         if any(True for _ in self.distiller.objectives.parameters()):
             earlier = itertools.takewhile(lambda callback: callback is not self, trainer.callbacks)
             doctor.check_averaging(earlier, "put DistillationLoss first in the list of callbacks")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import transformers
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_distilbert.errors import DistillationError
@@ -72,29 +75,43 @@ def label_names(config: Any) -> list[str] | None:
 
 def check_labels(
     student: Sequence[str] | None, teacher: Sequence[str] | None, teacher_name: str = "the teacher"
-) -> None:
-    """Refuse labels that the teacher has in another order: the student would learn to swap them.
+) -> list[int] | None:
+    """Find the teacher's output for each label of the student, and refuse a teacher of other labels.
+
+    The same names in another order are paired by name: compared number by number, the student would learn to swap them.
+    Upper and lower case only count where the names differ in nothing else.
 
     Args:
         student: The student's label names, or None if it has none.
         teacher: The teacher's.
         teacher_name: What to call the teacher.
 
+    Returns:
+        The number of the teacher's output for each of the student's, or None if they are in one order already, or
+        either has no names.
+
     Raises:
         DistillationError: If both have names and these differ.
 
     Example:
-        >>> check_labels(["no", "yes"], ["NO", "YES"])
+        >>> check_labels(["no", "yes"], ["YES", "NO"]), check_labels(["no", "yes"], ["NO", "YES"])
+        ([1, 0], None)
     """
     if not student or not teacher:
-        return
-    if [name.casefold() for name in student] == [name.casefold() for name in teacher]:
-        return
-    same = sorted(map(str.casefold, student)) == sorted(map(str.casefold, teacher))
+        return None
+    if list(student) == list(teacher):
+        return None
+    for spelling in (str, str.casefold):
+        ours, theirs = [spelling(name) for name in student], [spelling(name) for name in teacher]
+        if len(set(theirs)) < len(theirs):  # which of them is meant?
+            continue
+        if ours == theirs:
+            return None
+        if sorted(ours) == sorted(theirs):
+            return [theirs.index(name) for name in ours]
     raise DistillationError(
-        f"The labels are {list(student)}, those of {teacher_name} are {list(teacher)}"
-        + (": the same in another order. " if same else ". ")
-        + f"Use the teacher's order, as in labels={list(teacher)}, or a teacher trained on these labels."
+        f"The labels are {list(student)}, those of {teacher_name} are {list(teacher)}. Use the teacher's names, as in "
+        f"labels={list(teacher)} (in any order), or a teacher trained on these labels."
     )
 
 
@@ -159,3 +176,90 @@ def check_averaging(callbacks: Iterable[Any], remedy: str) -> None:
                 f"{type(callback).__name__} copied the weights before the projections of the distillation objectives "
                 f"existed, and would average the wrong pairs: {remedy}."
             )
+
+
+# the heads of transformers, by the end of a class's name
+HEADS = (
+    "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
+)  # fmt: skip
+
+
+def check_head(config: Any, auto_class: str, teacher_name: str = "the teacher") -> None:
+    """Refuse a teacher whose config says that it has no head of this kind; that is known without its weights.
+
+    Args:
+        config: The teacher's config; None says nothing.
+        auto_class: The transformers auto class of the student.
+        teacher_name: What to call the teacher.
+
+    Raises:
+        DistillationError: If it names a bare encoder, or a model with another head.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> check_head(SimpleNamespace(architectures=["BertForMaskedLM"]), "AutoModelForMaskedLM")
+    """
+    head = auto_class.removeprefix("AutoModel")
+    if config is None or not head:
+        return
+    named = (getattr(config, "architectures", None) or ["AutoModel"])[0]
+    bare = named.endswith("Model") and "LMHead" not in named
+    # of a class that is not of transformers nobody knows
+    if hasattr(transformers, named) and not named.endswith(head) and (bare or named.endswith(HEADS)):
+        raise DistillationError(
+            f"The objectives compare logits, and {teacher_name} is a {named}{', a bare encoder' if bare else ''}: here "
+            f"it has to be a model {head}. Use a teacher with that head, trained on this task, or objectives on hidden "
+            "states or embeddings."
+        )
+
+
+def check_validation(trainer: Any) -> None:
+    """Say before training that no validation will come, where callbacks wait for its scores.
+
+    Args:
+        trainer: The Trainer, at the start of a fit.
+
+    Raises:
+        DistillationError: If ``EarlyStopping`` waits for them: it would end the run with an error.
+
+    Warns:
+        UserWarning: If another callback does, such as a ``ModelCheckpoint``.
+    """
+    waiting = [one for one in trainer.callbacks if str(getattr(one, "monitor", None)).startswith("val/")]
+    # a resumed run stands somewhere in its epochs, and manual optimization counts steps of its own
+    if not waiting or trainer.global_step or not trainer.lightning_module.automatic_optimization:
+        return
+    counted = trainer.check_val_every_n_epoch in (None, 1)  # the loaders are only made in an epoch that needs them
+    if not trainer.enable_validation or (counted and not sum(trainer.num_val_batches)):
+        reason = "there are no validation batches. Give the data a validation split, and do not set limit_val_batches=0"
+    else:
+        needed = _first_validation(trainer)
+        if needed is not None and (needed <= trainer.max_steps or trainer.max_steps == -1):
+            return
+        when = "never comes" if needed is None else f"comes with step {needed}"
+        reason = (
+            f"the first validation {when}, and training ends at max_steps={trainer.max_steps}, "
+            f"max_epochs={trainer.max_epochs}. Set val_check_interval to a smaller number of batches, or train longer"
+        )
+    names = ", ".join(f"{type(one).__name__}(monitor={one.monitor!r})" for one in waiting)
+    message = f"{names} will see no score: {reason}."
+    if any(getattr(one, "strict", False) for one in waiting):
+        raise DistillationError(message)
+    rank_zero_warn(message)
+
+
+def _first_validation(trainer: Any) -> int | None:
+    """Return in which optimizer step the first validation falls; None if it comes in none."""
+    batches, interval = trainer.num_training_batches, trainer.val_check_batch
+    if interval is None or interval == math.inf:  # by the clock, or at the end of a stream, which nobody knows
+        return 1
+    total = int(interval)
+    if trainer.check_val_every_n_epoch is not None and batches != math.inf:
+        total += (trainer.check_val_every_n_epoch - 1) * int(batches)
+    accumulate, whole, rest = trainer.accumulate_grad_batches, 0, total - 1
+    if batches != math.inf:
+        whole, rest = divmod(total - 1, int(batches))
+        if trainer.max_epochs not in (None, -1) and whole >= trainer.max_epochs:
+            return None
+        whole *= math.ceil(batches / accumulate)
+    return whole + rest // accumulate + 1

@@ -12,10 +12,13 @@ from transformers import PreTrainedModel
 
 from lightning_distilbert.architectures import layers_of, token_level_head
 from lightning_distilbert.attention import ATTENTION_SIGNALS, attention_layers
+from lightning_distilbert.cross_encoder import pair_template, score_pairs, scores_in
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.joining import PairTemplate
 from lightning_distilbert.objectives.base import Objective
+from lightning_distilbert.objectives.ranking import CandidateScores
 from lightning_distilbert.schedules import Schedule, value_at
-from lightning_distilbert.signals import ModelFacts
+from lightning_distilbert.signals import ModelFacts, Signals
 from lightning_distilbert.taps import ENCODER_SIGNALS, Paths, Record, Taps, resolve_paths
 from lightning_distilbert.teacher import Teacher
 
@@ -65,6 +68,10 @@ class Distiller:
         self.progress = 0.0
         # how the vocabularies differ, where they do: the teacher then needs the texts in its own encoding
         self.mismatch: DistillationError | None = None
+        # how a teacher that is a cross-encoder reads a query with a document; None for any other teacher
+        self.pairs: PairTemplate | None = None
+        # the teacher's output for each label of the student, where it has the labels in another order
+        self.label_order: list[int] | None = None
 
     @property
     def parts(self) -> list[Objective]:
@@ -123,8 +130,11 @@ class Distiller:
         if self.mismatch is not None:
             heads = [self.teacher.model, *resolve_paths(root, self.student, self.requires).values()]
             self._refuse_token_level(any(token_level_head(head) for head in heads))
+        embedded = resolve_paths(root, self.student, self.requires).get("embedding")
+        self.pairs = pair_template(self.teacher, self.parts, embedded)
+        wanted = self.requires if self.pairs is None else frozenset({"logits"})
         student = facts_of("the student", root, self.student, self.requires)
-        teacher = facts_of(f"the teacher {self.teacher.name}", self.teacher.model, self.teacher.paths, self.requires)
+        teacher = facts_of(f"the teacher {self.teacher.name}", self.teacher.model, self.teacher.paths, wanted)
         for objective in self.parts:
             objective.build(student, teacher)
 
@@ -178,23 +188,49 @@ class Distiller:
                 "compare with the teacher. Check the path, and that training_step calls this module itself (a "
                 "compiled copy does not run its hooks)."
             )
-        for record in records:
-            self._check_encoding(record)
         students = [record.signals for record in records]
-        teachers = [
-            self.teacher(record.inputs, self.requires, record.signals.mask, record.signals.positions)
-            for record in records
-        ]
+        teachers = self._ask_teacher(records)
+        if self.label_order is not None:
+            for signals in teachers:
+                signals.logits = None if signals.logits is None else signals.logits[..., self.label_order]
         return {
             name: objective.over_records(students, teachers)
             for name, objective in zip(self.names, self.parts, strict=True)
         }
 
+    def _ask_teacher(self, records: Sequence[Record]) -> list[Signals]:
+        """Run the teacher on each recorded forward, unless the batch brings all that the objectives want of it."""
+        ranking = [objective for objective in self.parts if isinstance(objective, CandidateScores)]
+        scores, each = None, 0
+        if ranking and len(records) == 2:
+            rows = [len(record.signals.embedding) for record in records if record.signals.embedding is not None]
+            if len(rows) == 2 and rows[0] and rows[1] % rows[0] == 0:
+                each, scores = rows[1] // rows[0], scores_in(records[0].batch, *rows)
+        served = [objective for objective in ranking if scores is not None and objective.takes_own(each)]
+        scores = scores if served else None
+        if len(served) == len(self.parts):
+            teachers = [Signals() for _ in records]
+        else:
+            for record in records:
+                self._check_encoding(record)
+            if self.pairs is not None and each:
+                own = all(objective.takes_own(each) for objective in ranking)
+                scores = score_pairs(self.teacher, self.pairs, records[0].inputs, records[1].inputs, own)
+                teachers = [Signals() for _ in records]
+            else:
+                teachers = [
+                    self.teacher(record.inputs, self.requires, record.signals.mask, record.signals.positions)
+                    for record in records
+                ]
+        teachers[-1].scores = scores
+        return teachers
+
     def _check_encoding(self, record: Record) -> None:
         """Check that the teacher gets what it can read, and is compared with what can be compared."""
         if "teacher_input_ids" in record.inputs:
             logits = record.signals.logits
-            self._refuse_token_level(record.signals.positions is not None or (logits is not None and logits.dim() > 2))
+            tokens = record.signals.positions is not None or record.signals.classes is not None
+            self._refuse_token_level(tokens or (logits is not None and logits.dim() > 2))
         elif self.mismatch is not None:
             raise DistillationError(
                 "The batch holds no teacher_input_ids, and the teacher cannot read the student's input_ids. Let the "

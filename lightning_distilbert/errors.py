@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from types import ModuleType
 
 
@@ -45,6 +46,24 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
+def nearest(value: object, choices: Iterable[str]) -> str:
+    """Return a sentence that names the choice which was probably meant, with a space before it, or nothing.
+
+    Args:
+        value: What was given.
+        choices: What may be given.
+
+    Example:
+        >>> nearest("temprature", ["weight", "temperature"])
+        " Did you mean 'temperature'?"
+        >>> nearest("x", ["weight", "temperature"])
+        ''
+    """
+    by_lower = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(str(value).lower(), by_lower, n=1)
+    return f" Did you mean {by_lower[found[0]]!r}?" if found else ""
+
+
 def check_choice(where: str, value: object, choices: Collection[str]) -> None:
     """Refuse a value that is not among the choices of an option.
 
@@ -60,4 +79,6 @@ def check_choice(where: str, value: object, choices: Collection[str]) -> None:
         >>> check_choice("pool(mode=...)", "mean", ("mean", "cls"))
     """
     if not isinstance(value, str) or value not in choices:
-        raise DistillationError(f"{where} was given {value!r}: choose one of {', '.join(map(repr, choices))}.")
+        raise DistillationError(
+            f"{where} was given {value!r}: choose one of {', '.join(map(repr, choices))}.{nearest(value, choices)}"
+        )

@@ -200,9 +200,9 @@ def save_student(
     with quiet(), _replacing(target) as folder:
         student.save_pretrained(folder)
         _write_tokenizer(tokenizer, folder, max_length or longest)
-        if extra is not None:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            _write_json(folder / "config.json", config | {"lightning_distilbert": extra})
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config.pop("fresh_head", None)  # it spoke of the student as it was built
+        _write_json(folder / "config.json", config if extra is None else config | {"lightning_distilbert": extra})
         if pooling is not None:
             _write_sentence_transformers(folder, pooling, normalize, max_length or longest, student.config.hidden_size)
     return target

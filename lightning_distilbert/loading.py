@@ -66,6 +66,8 @@ def load_model(
             f"{len(missing)} weights of the head are missing in {name!r}, the first is {missing[0]!r}: they would be "
             "random. Fine-tune and save the model with this head first."
         )
+    if missing or hasattr(model.config, "fresh_head"):
+        model.config.fresh_head = bool(missing)  # a student may have one, and it should not be saved untrained
     return model
 
 

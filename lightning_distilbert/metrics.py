@@ -1,4 +1,4 @@
-"""How well a bi-encoder finds the right documents: exact search, and nDCG, MRR and recall of the rankings."""
+"""How well a bi-encoder finds the right documents: nDCG, MRR and recall of its rankings."""
 
 from __future__ import annotations
 
@@ -6,72 +6,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.retrieval.search import SIMILARITIES, search
 
-SIMILARITIES = ("cosine", "dot")
 # comparisons held at once while a ranking is matched with its judgements: 16 MiB of booleans
 MAX_COMPARISONS = 2**24
-
-
-def search(
-    queries: Tensor, documents: Tensor, top_k: int, similarity: str = "cosine", block: int = 4096
-) -> tuple[Tensor, Tensor]:
-    """Find the most similar documents of each query, exactly.
-
-    It goes through blocks of both, so that no more than ``block * (block + 2 * top_k)`` scores are held at once.
-
-    Args:
-        queries: Shape ``(Q, width)``.
-        documents: Shape ``(D, width)``.
-        top_k: How many documents to return for each query, at most.
-        similarity: ``"cosine"`` or ``"dot"``.
-        block: How many queries, and how many documents, to compare at once.
-
-    Returns:
-        The scores in float32 and the documents' positions in ``documents``, both of shape ``(Q, min(top_k, D))``, the
-        best first. The order of equal scores is not defined.
-
-    Raises:
-        DistillationError: If ``similarity`` is unknown, ``top_k`` or ``block`` is below 1, or the widths differ.
-
-    Example:
-        >>> scores, positions = search(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0], [2.0, 0.0]]), top_k=2)
-        >>> positions.tolist(), scores.tolist()
-        ([[1, 0]], [[1.0, 0.0]])
-    """
-    if similarity not in SIMILARITIES:
-        raise DistillationError(f"similarity={similarity!r} is unknown. Choose one of {', '.join(SIMILARITIES)}.")
-    if top_k < 1 or block < 1:
-        raise DistillationError(f"top_k={top_k} and block={block}: both must be at least 1.")
-    if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
-        raise DistillationError(
-            f"Queries of shape {tuple(queries.shape)} cannot be compared with documents of shape "
-            f"{tuple(documents.shape)}: both must be (number, width), with the same width."
-        )
-    # neither bfloat16 embeddings nor a surrounding autocast may make documents tie that are not equal
-    with torch.autocast(queries.device.type, enabled=False):
-        queries, documents = queries.float(), documents.float()
-        if similarity == "cosine":
-            queries, documents = F.normalize(queries, dim=-1), F.normalize(documents, dim=-1)
-        found = [search_block(part, documents, top_k, block) for part in queries.split(block)]
-    return torch.cat([scores for scores, _ in found]), torch.cat([positions for _, positions in found])
-
-
-def search_block(queries: Tensor, documents: Tensor, top_k: int, block: int) -> tuple[Tensor, Tensor]:
-    """Search for one block of queries: `search` without its checks."""
-    best_scores = queries.new_empty(len(queries), 0)
-    best_positions = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
-    for start in range(0, len(documents), block):
-        scores = queries @ documents[start : start + block].T
-        scores, positions = scores.topk(min(top_k, scores.shape[1]), dim=1)
-        scores, positions = torch.cat([best_scores, scores], 1), torch.cat([best_positions, positions + start], 1)
-        best_scores, order = scores.topk(min(top_k, scores.shape[1]), dim=1)
-        best_positions = positions.gather(1, order)
-    return best_scores, best_positions
 
 
 def ranking_scores(

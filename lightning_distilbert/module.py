@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from lightning_distilbert import doctor
+from lightning_distilbert import checkpoints, doctor, evaluation, heads
 from lightning_distilbert._compat import LightningModule
 from lightning_distilbert.engine import Distiller
 from lightning_distilbert.errors import DistillationError
@@ -20,9 +20,12 @@ from lightning_distilbert.folder import (
 )
 from lightning_distilbert.objectives import Objective, resolve_objectives
 from lightning_distilbert.optimization import adamw_with_warmup, clip_gradients
+from lightning_distilbert.parts import check_parts, labelled, plain_argument
+from lightning_distilbert.precision import choose_attention
+from lightning_distilbert.prediction import answer_questions
 from lightning_distilbert.resume import ResumePoint
 from lightning_distilbert.schedules import Schedule
-from lightning_distilbert.spec import Spec, from_config, to_plain
+from lightning_distilbert.spec import from_config
 from lightning_distilbert.student import Student
 from lightning_distilbert.taps import Taps
 from lightning_distilbert.tasks.base import Batch, Outputs, Task
@@ -31,7 +34,7 @@ from lightning_distilbert.teacher import Teacher
 CHECKPOINT_KEY = "lightning_distilbert"
 
 
-class DistillationModule(LightningModule):
+class DistillationModule(checkpoints.CheckedLoading, LightningModule):
     """Trains a student on a task with a teacher's help.
 
     Without a teacher it fine-tunes the student alone: that is how a teacher is made, and the baseline to compare with.
@@ -52,6 +55,10 @@ class DistillationModule(LightningModule):
         betas: AdamW's decay rates.
         eps: AdamW's term for numerical stability.
         tokenizer: The folder or name of the tokenizer, if it is neither the teacher's nor the student's.
+
+    Attributes:
+        thresholds: What the task chose on validation data, by name; saved with the student.
+        scores: The latest metrics of each split, such as ``"val/accuracy"``; saved too.
 
     Raises:
         DistillationError: If the parts do not fit.
@@ -82,8 +89,9 @@ class DistillationModule(LightningModule):
         tokenizer: str | Path | None = None,
     ) -> None:
         super().__init__()
-        if teacher is None and student is None:
-            raise DistillationError("Give a teacher to distil, or a student to fine-tune without one (or both).")
+        task, teacher, student, task_weight = (from_config(part) for part in (task, teacher, student, task_weight))
+        check_parts(task, teacher, student)
+        task = labelled(task, teacher, student)
         if not 0.0 <= warmup < 1.0:
             raise DistillationError(
                 f"warmup={warmup} is the share of the steps in which the rate rises: 0 <= warmup < 1."
@@ -102,12 +110,15 @@ class DistillationModule(LightningModule):
             "tokenizer": tokenizer,
         }
         self.save_hyperparameters({name: plain_argument(name, value) for name, value in arguments.items()})
-        self.task: Task = from_config(task)
-        teacher, student, task_weight = from_config(teacher), from_config(student), from_config(task_weight)
+        self.task = task
         self._tokenizer_source = tokenizer
         self._tokenizer: Any = None
         self._later: dict[str, Tensor] = {}  # weights of projections that are not built yet
         self._resume = ResumePoint()
+        self._slower_attention: str | None = None  # that of the student outside of a fit, where a fit has another
+        self.thresholds: dict[str, float] = {}
+        self.scores: dict[str, float] = {}
+        self._origin: dict[str, Any] = {}  # what a saved folder says of its teacher and objectives
 
         teacher = teacher if isinstance(teacher, Teacher) or teacher is None else Teacher(teacher)
         student = Student(source=str(student)) if isinstance(student, (str, Path)) else student
@@ -159,6 +170,9 @@ class DistillationModule(LightningModule):
         Args:
             stage: The Trainer's stage; only ``"fit"`` needs the teacher.
         """
+        checkpoints.guard(self._trainer)
+        for metrics in self.metrics.values():
+            self.task.name_labels(metrics, self.labels)
         if stage != "fit":
             return
         if not self.automatic_optimization and type(self).training_step is DistillationModule.training_step:
@@ -178,7 +192,7 @@ class DistillationModule(LightningModule):
         else:
             student_config = getattr(self.student, "config", None)
             self.distiller.compare_vocabularies(doctor.check_vocabulary_sizes, student_config, config)
-        doctor.check_labels(self.labels, doctor.label_names(config), teacher.name)
+        self.distiller.label_order = doctor.check_labels(self.labels, doctor.label_names(config), teacher.name)
         self._name_labels()
         known, trainer = len(list(self.objectives.parameters())), cast(Any, self._trainer)
         self.distiller.build(self.student)
@@ -190,6 +204,12 @@ class DistillationModule(LightningModule):
                 trainer.callbacks, "call module.setup('fit') before trainer.fit(module), which makes them"
             )
 
+    def check_teacher(self) -> None:
+        """Refuse a teacher without the head that the objectives look at; data modules ask before they tokenise."""
+        teacher = self.distiller.teacher if self.distiller is not None else None
+        if self.distiller and teacher and isinstance(teacher.source, str) and "logits" in self.distiller.requires:
+            doctor.check_head(teacher.config, self.task.auto_class, teacher.name)
+
     def _name_labels(self) -> None:
         """Write the labels into the student's config, so that they are saved with it."""
         config = getattr(self.student, "config", None)
@@ -200,13 +220,24 @@ class DistillationModule(LightningModule):
     def on_fit_start(self) -> None:
         """Move the teacher, and put the student into train mode: `from_pretrained` leaves it in eval mode."""
         self.student.train()
+        if getattr(self.student_spec, "attn_implementation", None) is None:
+            self._slower_attention = choose_attention(self.student, self.device, self.trainer.precision)
         if self.distiller is not None:
             self.distiller.teacher.prepare(self.device, self.trainer.precision_plugin)
             doctor.check_optimizers(self.objectives.parameters(), self.trainer.optimizers, self.distiller.teacher.model)
 
+    def on_fit_end(self) -> None:
+        """Let the student attend as before."""
+        if self._slower_attention is not None:
+            cast(Any, self.student).set_attn_implementation(self._slower_attention)
+
     def on_train_start(self) -> None:
         """Give back the random states of a checkpoint, after all that draws numbers before training."""
         self._resume.start(self.trainer)
+        doctor.check_validation(self.trainer)
+        heads.note_training(self)
+        if self.trainer.ckpt_path is None:
+            self.scores = {}  # those of the weights before training
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Note that gradients change from here on.
@@ -321,13 +352,9 @@ class DistillationModule(LightningModule):
         self.task.update_metrics(self.metrics[split], outputs, batch)
 
     def _log_metrics(self, split: str) -> None:
-        metrics: Any = self.metrics[split]
-        # some metrics answer an integer 0 where they are not defined
-        scores = {f"{split}/{name}": value.float() for name, value in metrics.compute().items()}
         # the metrics are the same on every process already; without the word Lightning warns that they might not be
-        for name, value in scores.items():
+        for name, value in evaluation.conclude(self, split).items():
             self.log(name, value, prog_bar=name == self.task.monitor, sync_dist=True)
-        metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count one validation batch in, on the student alone."""
@@ -365,6 +392,24 @@ class DistillationModule(LightningModule):
         """
         return self.task.answer(self, texts, batch_size, max_length)
 
+    def answer(
+        self, question: str | Sequence[str], context: str | Sequence[str], batch_size: int = 32
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Find the answer to a question in a text; for a student of question answering.
+
+        Args:
+            question: The question, or several.
+            context: The text that holds the answer, or one for each question; a single one serves all questions.
+            batch_size: Windows of text in a batch.
+
+        Returns:
+            The answer as the task decodes it, or a list of one for each question.
+
+        Raises:
+            DistillationError: If the task is another, or the numbers of questions and texts differ.
+        """
+        return answer_questions(self, question, context, batch_size)
+
     # -- the student's way out -----------------------------------------------------------------------------------------
 
     @property
@@ -395,7 +440,8 @@ class DistillationModule(LightningModule):
     def save_student(self, path: str | Path, max_length: int | None = None) -> Path:
         """Save the student as a plain transformers folder, which loads without this package.
 
-        For retrieval the folder is one of sentence-transformers too.
+        For retrieval the folder is one of sentence-transformers too. A head that learnt nothing is left out of it, as
+        `heads.trained_part` says. `lightning_distilbert.load` brings back the whole module.
 
         Args:
             path: The folder to write; a student already there is replaced at once or not at all.
@@ -404,33 +450,31 @@ class DistillationModule(LightningModule):
         Returns:
             The folder.
         """
+        self._name_labels()
         retrieval = self.task.auto_class == "AutoModel"
-        details = {
-            "task": self.task.to_config(),
-            "teacher": self.distiller.teacher.name if self.distiller is not None else None,
-            "objectives": [objective.to_config() for objective in self.distiller.parts] if self.distiller else [],
-            "task_weight": to_plain(self.task_weight, "task_weight"),
-        }
         return save_student(
-            self.student,
+            heads.trained_part(self),
             self.tokenizer,
             path,
             pooling=self.task.pooling if retrieval else None,
             normalize=getattr(self.task, "normalize", True),
             max_length=max_length,
-            details=details,
+            details=evaluation.details(self),
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what the student is built from, so that loading it needs no teacher, and where training stands."""
         config = getattr(self.student, "config", None)
         if config is not None:
-            spec = Student(config=config.to_dict())
+            values = {name: value for name, value in config.to_dict().items() if name != CHECKPOINT_KEY}
+            values["fresh_head"] = getattr(config, "fresh_head", False)
+            spec = Student(config=values)
             checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["student"] = spec.to_config()
         try:
             checkpoint[CHECKPOINT_KEY] = {"tokenizer": tokenizer_files(self.tokenizer)}
         except DistillationError:  # a module of finished models has none, and trains without
             checkpoint[CHECKPOINT_KEY] = {"tokenizer": None}
+        checkpoint[CHECKPOINT_KEY] |= evaluation.findings(self)
         if self._trainer is not None and "optimizer_states" in checkpoint:  # not of weights alone
             checkpoint[CHECKPOINT_KEY]["resume"] = self._resume.state(self.trainer)
 
@@ -438,22 +482,11 @@ class DistillationModule(LightningModule):
         """Take the tokenizer from the checkpoint, and put aside what only a fit needs: projections, random states."""
         weights, own = checkpoint["state_dict"], self.state_dict().keys()
         later = [name for name in weights if name.startswith("objectives.") and name not in own]
+        checkpoints.check_projections(later, self._trainer)
         self._later = {name.removeprefix("objectives."): weights.pop(name) for name in later}
         kept = checkpoint.get(CHECKPOINT_KEY, {})
         self._resume.load(self._trainer, kept.get("resume"))
+        evaluation.restore(self, kept)
         files: Mapping[str, str] | None = kept.get("tokenizer")
         if files and self._tokenizer is None:
             self._tokenizer = tokenizer_from_files(dict(files))
-
-
-def plain_argument(name: str, value: Any) -> Any:
-    """Return a hyper-parameter as plain values; a finished model cannot be one and becomes None.
-
-    Example:
-        >>> plain_argument("teacher", nn.Linear(1, 1)) is None
-        True
-    """
-    model = value.source if isinstance(value, Teacher) else value
-    if isinstance(model, nn.Module) and not isinstance(model, Spec):
-        return None
-    return to_plain(value, f"DistillationModule({name}=...)")

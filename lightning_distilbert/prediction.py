@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lightning_distilbert.data.encoding import EncodedDataset, Padding, encode, pad_batch, split_pairs
+from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import max_tokens
 
 
@@ -86,3 +87,37 @@ def answer_rows(module: Any, rows: EncodedDataset, batch_size: int = 32) -> list
             batch = {name: value.to(module.device) for name, value in pad_batch(rows[part], padding).items()}
             answers.update(zip(part, module.task.predict(module, batch), strict=True))
     return [answers[index] for index in range(len(order))]
+
+
+def answer_questions(
+    module: Any, question: str | Sequence[str], context: str | Sequence[str], batch_size: int = 32
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """Find the answers to questions in texts: what `DistillationModule.answer` does.
+
+    Args:
+        module: A `DistillationModule`.
+        question: The question, or several.
+        context: The text that holds the answer, or one for each question; a single one serves all questions.
+        batch_size: Windows of text in a batch.
+
+    Returns:
+        The answer, or a list of one for each question.
+
+    Raises:
+        DistillationError: If the task is another, or the numbers of questions and texts differ.
+    """
+    if module.task.auto_class != "AutoModelForQuestionAnswering":
+        raise DistillationError(
+            f"A student of {type(module.task).__name__} answers no questions from a context. Use predict(texts), or a "
+            "student of QuestionAnswering."
+        )
+    single = isinstance(question, str) and isinstance(context, str)
+    count = 1 if single else len(context if isinstance(question, str) else question)
+    questions = [question] * count if isinstance(question, str) else list(question)
+    contexts = [context] * count if isinstance(context, str) else list(context)
+    if len(questions) != len(contexts):
+        raise DistillationError(
+            f"There are {len(questions)} questions and {len(contexts)} contexts: give one context for each question."
+        )
+    answers: list[dict[str, Any]] = module.predict(list(zip(questions, contexts, strict=True)), batch_size)
+    return answers[0] if single else answers

@@ -202,13 +202,26 @@ def _place_loaders(fit_loop: Any) -> None:
 def _end_epoch(fit_loop: Any) -> None:
     """Begin the next epoch where the checkpoint was written at the end of one.
 
-    With a limit in steps, and without validation data, Lightning would train one batch more of the old epoch, take it
-    from the next one, and drop the rest of that.
+    Lightning would go on with the old epoch in two cases. With a limit in steps, and without validation data, it would
+    take one batch from the next epoch and drop the others. After the last batch of a stream, whose length it does not
+    know, it would count on, so that `accumulate_grad_batches` ends at other batches.
     """
+    loop = fit_loop.epoch_loop
     if getattr(fit_loop, "restarted_on_epoch_end", False):
         fit_loop.epoch_progress.increment_completed()
-        fit_loop.reset_restart_stage()
-        fit_loop.epoch_loop.restarting = False
+    elif (
+        getattr(loop, "restarted_on_train_batch_end", False)
+        and loop.batch_progress.is_last_batch
+        and fit_loop.max_batches == float("inf")
+    ):
+        # the loop's own `reset` does this where it knows the length
+        loop.batch_progress.increment_completed()
+        loop._batches_that_stepped += 1
+        loop.reset_restart_stage()
+    else:
+        return
+    fit_loop.reset_restart_stage()
+    loop.restarting = False
 
 
 def _total(trainer: Any) -> Any:

@@ -31,6 +31,13 @@ class Signals:
             a layer is asked for.
         positions: Boolean, of shape ``(batch, sequence)``: where a head over the vocabulary was evaluated. The logits
             then have the shape ``(positions, vocabulary)``, and all of their rows count.
+        classes: Boolean, of the shape of the logits: over which classes the distribution of each row runs. It is there
+            where a head points into the text (question answering): the logits are those of the start and below them
+            those of the end, of shape ``(2 * batch, sequence)``, and the classes are the tokens where an answer may
+            start or end. None means all classes.
+        scores: A teacher's scores of each query's candidates, beside the documents: of its own, of shape
+            ``(batch, k)``, or of all documents of the batch, of shape ``(batch, k * batch)``. They come from a
+            cross-encoder or from the data; NaN where there is none.
 
     Example:
         >>> import torch
@@ -48,6 +55,8 @@ class Signals:
     values: tuple[Tensor, ...] | None = None
     attention_scores: Sequence[Tensor] | None = None
     positions: Tensor | None = None
+    classes: Tensor | None = None
+    scores: Tensor | None = None
 
     def rows(self) -> Tensor | None:
         """Return which sequences hold a real token at all, of shape ``(batch,)``, or None if all count."""
@@ -55,6 +64,8 @@ class Signals:
 
     def logits_mask(self) -> Tensor | None:
         """Return which rows of the logits count: shaped as the logits less their last axis, or None if all do."""
+        if self.logits is not None and self.classes is not None:
+            return self.classes.any(dim=-1)
         if self.logits is None or self.mask is None or self.positions is not None:
             return None
         return self.mask if self.logits.shape[:-1] == self.mask.shape else self.rows()

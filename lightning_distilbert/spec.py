@@ -107,7 +107,7 @@ def to_plain(value: Any, where: str) -> Any:
     )
 
 
-def from_config(value: Any) -> Any:
+def from_config(value: Any, own_only: bool = False) -> Any:
     """Build what `to_config` described; any other value is returned as it is.
 
     A checkpoint may come from anyone, so that a class path is only followed to a `Spec`: of this package, or of a
@@ -115,6 +115,7 @@ def from_config(value: Any) -> Any:
 
     Args:
         value: A config, or a list or dict of them, or a finished object.
+        own_only: Whether only classes of this package are built.
 
     Returns:
         The object.
@@ -129,9 +130,9 @@ def from_config(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         if "class_path" not in value:
-            return {key: from_config(item) for key, item in value.items()}
-        cls = _find_class(str(value["class_path"]))
-        init_args = {key: from_config(item) for key, item in (value.get("init_args") or {}).items()}
+            return {key: from_config(item, own_only) for key, item in value.items()}
+        cls = _find_class(str(value["class_path"]), own_only)
+        init_args = {key: from_config(item, own_only) for key, item in (value.get("init_args") or {}).items()}
         if init_args.get("trust_remote_code"):
             raise DistillationError(
                 f"A stored {cls.__name__} asks for trust_remote_code=True, which would run code that came with it. If "
@@ -143,13 +144,16 @@ def from_config(value: Any) -> Any:
             raise DistillationError(f"{value['class_path']} cannot be built from {init_args}: {error}.") from error
         return cls(**init_args)
     if isinstance(value, (list, tuple)):
-        return [from_config(item) for item in value]
+        return [from_config(item, own_only) for item in value]
     return value
 
 
-def _find_class(class_path: str) -> type[Spec]:
+def _find_class(class_path: str, own_only: bool) -> type[Spec]:
     module_name, _, class_name = class_path.rpartition(".")
-    if module_name == __package__ or module_name.startswith(f"{__package__}."):
+    own = module_name == __package__ or module_name.startswith(f"{__package__}.")
+    if own_only and not own:
+        raise DistillationError(f"The class path {class_path!r} leads out of this package, and is not followed.")
+    if own:
         with contextlib.suppress(ImportError):
             importlib.import_module(module_name)
     found = getattr(sys.modules.get(module_name), class_name, None)

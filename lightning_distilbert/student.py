@@ -26,7 +26,7 @@ from lightning_distilbert.spec import Spec
 
 Architecture = Literal["auto", "distilbert", "same"]
 # what belongs to one saved model and must not travel into another model's config
-PROVENANCE = ("initialised_from", "lightning_distilbert")
+PROVENANCE = ("initialised_from", "fresh_head", "lightning_distilbert")
 # config values that say what `build_student` has an argument for
 SIZE_ARGUMENTS = {
     "num_hidden_layers": "layers",
@@ -57,6 +57,8 @@ class Student(Spec):
         num_attention_heads: Its heads, which must divide its width; None keeps their number.
         intermediate_size: The neurons of its feed-forward parts; None keeps their number.
         dropout: The share of values that every dropout of the student drops in training; None keeps the teacher's.
+        attn_implementation: transformers' name for how attention is computed, such as ``"eager"`` or ``"sdpa"``; None
+            is transformers' choice. On a CPU in bfloat16 ``"eager"`` trains faster: see docs/performance.md.
 
     Raises:
         DistillationError: If the arguments contradict each other or a name is unknown.
@@ -78,6 +80,7 @@ class Student(Spec):
         num_attention_heads: int | None = None,
         intermediate_size: int | None = None,
         dropout: float | None = None,
+        attn_implementation: str | None = None,
     ) -> None:
         check_choice("Student(architecture=...)", architecture, get_args(Architecture))
         check_choice("Student(rule=...)", rule, get_args(Rule))
@@ -108,6 +111,7 @@ class Student(Spec):
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
         self.dropout = _checked_dropout(dropout)
+        self.attn_implementation = attn_implementation
 
     def build(
         self,
@@ -129,10 +133,25 @@ class Student(Spec):
         Raises:
             DistillationError: If there is nothing to build it from, or for the reasons of `build_student`.
         """
+        model = self._build(teacher, auto_class, config_overrides)
+        if self.attn_implementation is not None:
+            try:
+                model.set_attn_implementation(self.attn_implementation)
+            except (ValueError, ImportError) as error:  # unknown, of another architecture, or a package that is missing
+                raise DistillationError(
+                    f"Student(attn_implementation={self.attn_implementation!r}) is not to be had for "
+                    f"{type(model).__name__}: {' '.join(str(error).split())}"
+                ) from error
+        return model
+
+    def _build(
+        self, teacher: str | Path | nn.Module | None, auto_class: str, config_overrides: dict[str, Any]
+    ) -> PreTrainedModel:
         if self.config is not None:
             with building():
                 config = _config_from(self.config, config_overrides, self.dropout)
-                return _finish(_new_model(config, auto_class))
+                # of a checkpoint it says itself whether the head that it brings is trained
+                return _finish(_new_model(config, auto_class), self.config.get("fresh_head", True))
         if self.source is not None and self.layers is None:
             return _load_as_it_is(self.source, auto_class, self.trust_remote_code, config_overrides, self.dropout)
         origin = teacher if self.source is None else self.source
@@ -193,7 +212,7 @@ def build_student(
 
     Returns:
         A plain transformers model in float32 on the CPU, in train mode; ``config.initialised_from`` lists the chosen
-        layers.
+        layers, and ``config.fresh_head`` says whether its head is random or cut out of a wider one.
 
     Raises:
         DistillationError: If the teacher cannot be loaded or lacks weights, the layers or sizes are out of range, the
@@ -231,15 +250,16 @@ def build_student(
     config.initialised_from = list(chosen)
     with building():
         student = _new_model(_override(config, config_overrides, dropout), auto_class, trust_remote_code)
-        head = distilbert_head(source, student) if converted else _own_head(source, student)
+        head = whole = distilbert_head(source, student) if converted else _own_head(source, student)
         if narrowing is not None:
             state = narrowing.cut(state, backbone(student).state_dict())
-            head = narrowing.cut(head, student.state_dict())
+            head = narrowing.cut(whole, student.state_dict())
         _copy_encoder(state, student, kind)
-        _copy_head(head, source.config, student)
+        copied = _copy_head(head, source.config, student)
+        cut = any(head[name].shape != value.shape for name, value in whole.items())
         if converted:
             check_epsilon(student, source.config.layer_norm_eps)
-    return _finish(student)
+    return _finish(student, cut or not copied or getattr(source.config, "fresh_head", False))
 
 
 def _as_model(teacher: object, auto_class: str, trust_remote_code: bool) -> PreTrainedModel:
@@ -263,8 +283,8 @@ def _load_as_it_is(
         # a second model, since labels set on a finished one would not change the size of its head
         student = _new_model(_override(config, overrides, dropout), auto_class, trust_remote_code)
         _copy_encoder(backbone(loaded).state_dict(), student, config.model_type)
-        _copy_head(_own_head(loaded, student), loaded.config, student)
-    return _finish(student)
+        copied = _copy_head(_own_head(loaded, student), loaded.config, student)
+    return _finish(student, not copied or getattr(loaded.config, "fresh_head", False))
 
 
 def _new_model(config: PreTrainedConfig, auto_class: str, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -280,8 +300,11 @@ def _new_model(config: PreTrainedConfig, auto_class: str, trust_remote_code: boo
         ) from error
 
 
-def _finish(student: PreTrainedModel) -> PreTrainedModel:
+def _finish(student: PreTrainedModel, fresh_head: bool) -> PreTrainedModel:
     student.config.architectures = [type(student).__name__]
+    fresh_head = fresh_head and backbone(student) is not student
+    if fresh_head or hasattr(student.config, "fresh_head"):
+        student.config.fresh_head = fresh_head
     return student.train()
 
 
@@ -375,12 +398,14 @@ def _own_head(source: PreTrainedModel, student: PreTrainedModel) -> dict[str, Te
     return {name: value for name, value in source.state_dict().items() if not name.startswith(prefix)}
 
 
-def _copy_head(head: Mapping[str, Tensor], config: PreTrainedConfig, student: PreTrainedModel) -> None:
-    if not _same_labels(config, student.config):
-        return
-    own = student.state_dict()
-    fitting = {name: value for name, value in head.items() if name in own and own[name].shape == value.shape}
-    student.load_state_dict(fitting, strict=False)
+def _copy_head(head: Mapping[str, Tensor], config: PreTrainedConfig, student: PreTrainedModel) -> bool:
+    """Copy what fits of a head, and tell whether that is all of it."""
+    own, fitting = student.state_dict(), {}
+    if _same_labels(config, student.config):
+        fitting = {name: value for name, value in head.items() if name in own and own[name].shape == value.shape}
+        student.load_state_dict(fitting, strict=False)
+    encoder = {value.data_ptr() for value in backbone(student).state_dict().values()}  # a decoder may be tied to it
+    return all(name in fitting or value.data_ptr() in encoder for name, value in own.items())
 
 
 def _same_labels(first: PreTrainedConfig, second: PreTrainedConfig) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from lightning_distilbert.architectures import TEACHER_INPUTS, TENSOR_INPUTS, backbone, layers_of
+from lightning_distilbert.architectures import TEACHER_INPUTS, TENSOR_INPUTS, backbone, layers_of, unwrap
 from lightning_distilbert.attention import (
     ATTENTION_SIGNALS,
     PROJECTED,
@@ -24,7 +24,7 @@ from lightning_distilbert.attention import (
     split_heads,
 )
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.functional import pool
+from lightning_distilbert.functional import pool, span_mask
 from lightning_distilbert.signals import SIGNAL_NAMES, Signals
 
 Paths = str | Mapping[str, str]
@@ -38,6 +38,7 @@ class Record:
     Attributes:
         inputs: The arguments that the model was called with, by name.
         signals: What it exposed.
+        batch: The batch of the step.
     """
 
     inputs: dict[str, Any]
@@ -46,6 +47,7 @@ class Record:
     projected: dict[str, dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict), repr=False)
     rotations: dict[int, Any] = field(default_factory=dict, repr=False)
     has_graph: bool = False
+    batch: Any = field(default=None, repr=False)
 
 
 class Taps:
@@ -170,7 +172,7 @@ class Taps:
                 f"input_ids of shape {tuple(ids.shape)}: Task.positions() has to speak of the same batch."
             )
         signals = Signals(mask=position_mask(inputs), positions=self.positions)
-        self._open.append(Record(inputs, signals, has_graph=torch.is_grad_enabled()))
+        self._open.append(Record(inputs, signals, has_graph=torch.is_grad_enabled(), batch=self.batch))
 
     def _before_layer(self, index: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -220,7 +222,7 @@ class Taps:
             waiting = (record for record in self.records if getattr(record.signals, name) is None)
             record = self._open[-1] if self._open else next(waiting, None)
             if record is not None:
-                found = self._logits(output) if name == "logits" else find_embedding(output)
+                found = self._logits(module, output, record) if name == "logits" else find_embedding(output)
                 setattr(record.signals, name, found)
 
         return hook
@@ -232,7 +234,7 @@ class Taps:
             signals.hidden_states = tuple(layers[index] for index in sorted(layers))
         self._attention(record)
         if "logits" in self.requires and self.sources["logits"] is module:
-            signals.logits = self._logits(output)
+            signals.logits = self._logits(module, output, record)
         if "embedding" in self.requires and self.sources["embedding"] is module:
             signals.embedding = (
                 pool(layers[max(layers)], signals.mask, self.pooling) if layers else find_embedding(output)
@@ -252,7 +254,10 @@ class Taps:
             rotations = [record.rotations[index] for index in sorted(record.rotations)] or None
             record.signals.attention_scores = AttentionScores(projected["queries"], projected["keys"], rotations)
 
-    def _logits(self, output: Any) -> Tensor:
+    def _logits(self, module: nn.Module, output: Any, record: Record) -> Tensor:
+        if (ends := find_spans(module, output)) is not None:
+            record.signals.classes = span_classes(ends[0], record.inputs)
+            return torch.cat(ends)
         logits = find_logits(output)
         if self.positions is None or logits.dim() == 2:
             return logits
@@ -359,8 +364,8 @@ def completed(inputs: dict[str, Any], batch: Any) -> dict[str, Any]:
         batch: The batch that they were taken from, or anything else.
 
     Returns:
-        The inputs with the missing `TENSOR_INPUTS` of the mapping that holds the same ``input_ids``, and with the
-        `TEACHER_INPUTS` in it: the same texts as a teacher's own tokenizer encodes them.
+        The inputs with the missing `TENSOR_INPUTS` of the mapping that holds the same ``input_ids``, with the
+        `TEACHER_INPUTS` in it (the same texts as a teacher's own tokenizer encodes them), and with its ``span_mask``.
 
     Example:
         >>> ids = torch.tensor([[1, 2]])
@@ -371,7 +376,7 @@ def completed(inputs: dict[str, Any], batch: Any) -> dict[str, Any]:
     siblings = _mapping_with(inputs.get("input_ids"), batch)
     if siblings is None and isinstance(batch, Mapping) and "input_ids" not in inputs and "inputs_embeds" not in inputs:
         siblings = batch  # a student that takes its tokens under another name
-    names = (*TENSOR_INPUTS, *TEACHER_INPUTS) if siblings is not None else ()
+    names = (*TENSOR_INPUTS, *TEACHER_INPUTS, "span_mask") if siblings is not None else ()
     added = {name: siblings[name] for name in names if siblings is not None and siblings.get(name) is not None}
     return {**added, **{name: value for name, value in inputs.items() if value is not None}}
 
@@ -402,6 +407,47 @@ def position_mask(inputs: Mapping[str, Any]) -> Tensor | None:
             "(batch, sequence) mask to tell padding from text. Give that one to the student."
         )
     return mask.bool()
+
+
+def find_spans(module: nn.Module, output: Any) -> tuple[Tensor, Tensor] | None:
+    """Return ``start_logits`` and ``end_logits`` of a head that points into the text; None of any other.
+
+    Args:
+        module: What gave the output: a tuple alone does not tell what it holds.
+        output: The output.
+
+    Example:
+        >>> find_spans(nn.Linear(1, 2), {"logits": torch.zeros(1, 2)}) is None
+        True
+    """
+    found: list[Any]
+    if isinstance(output, tuple) and type(unwrap(module)).__name__.endswith("ForQuestionAnswering"):
+        found = [item for item in output if isinstance(item, Tensor) and item.dim() == 2][:2]
+    elif isinstance(output, Mapping):
+        found = [output.get("start_logits"), output.get("end_logits")]
+    else:
+        found = [getattr(output, "start_logits", None), getattr(output, "end_logits", None)]
+    return (found[0], found[1]) if len(found) == 2 and all(isinstance(item, Tensor) for item in found) else None
+
+
+def span_classes(logits: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """Return where an answer may start and, below that, where it may end: boolean, ``(2 * batch, sequence)``.
+
+    Args:
+        logits: The logits of the start, of shape ``(batch, sequence)``.
+        inputs: What the model was called with, and what stands beside it in the batch.
+
+    Raises:
+        DistillationError: If the batch tells it of another shape.
+    """
+    mask = span_mask(inputs)
+    mask = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask
+    if mask.shape != logits.shape:
+        raise DistillationError(
+            f"The batch says of {tuple(mask.shape)} tokens whether an answer may start or end there, and the start "
+            f"logits are of shape {tuple(logits.shape)}: span_mask has to be (batch, sequence), as input_ids."
+        )
+    return mask.repeat(2, 1)
 
 
 def find_logits(output: Any) -> Tensor:

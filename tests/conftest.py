@@ -16,7 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel, BertTokenizer
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    BertTokenizer,
+)
 
 # the models are tiny: a second thread costs more than it brings, and `make test` runs one process a core
 torch.set_num_threads(1)
@@ -48,7 +56,9 @@ def save_tiny_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def save_tiny_bert(folder: Path, num_labels: int | None = None, seed: int = 0, mlm: bool = False) -> Path:
+def save_tiny_bert(
+    folder: Path, num_labels: int | None = None, seed: int = 0, mlm: bool = False, spans: bool = False
+) -> Path:
     """Save a random BERT with its tokenizer, the same one for the same seed.
 
     Args:
@@ -56,6 +66,7 @@ def save_tiny_bert(folder: Path, num_labels: int | None = None, seed: int = 0, m
         num_labels: For a `BertForSequenceClassification` with that many labels; None saves a bare `BertModel`.
         seed: Seed of the weights.
         mlm: For a `BertForMaskedLM`.
+        spans: For a `BertForQuestionAnswering`.
 
     Returns:
         The folder.
@@ -74,6 +85,8 @@ def save_tiny_bert(folder: Path, num_labels: int | None = None, seed: int = 0, m
         torch.manual_seed(seed)
         if mlm:
             model = BertForMaskedLM(config)
+        elif spans:
+            model = BertForQuestionAnswering(config)
         elif num_labels is None:
             model = BertModel(config)
         else:
@@ -113,6 +126,23 @@ def tiny_teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_mlm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a random `BertForMaskedLM` and its tokenizer."""
     return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "mlm", mlm=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_reader_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random `BertForQuestionAnswering` and its tokenizer."""
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "reader", spans=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_tagger_dir(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a `BertForTokenClassification` of five named tags, with a random head."""
+    folder = tmp_path_factory.mktemp("tiny") / "tagger"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        names = dict(enumerate(["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]))
+        BertForTokenClassification.from_pretrained(tiny_bert_dir, id2label=names).save_pretrained(folder)
+    return save_tiny_tokenizer(folder)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from lightning_distilbert.data.base import as_list
 from lightning_distilbert.data.masked_words import MaskedWords
-from lightning_distilbert.data.readers import JSON_SUFFIXES, Row, column, describe, read_rows, texts
+from lightning_distilbert.data.readers import Row, column, describe, read_rows, texts
 from lightning_distilbert.data.words import CorpusWords, WordAugmenter
+from lightning_distilbert.data.writers import check_output, write_rows
 from lightning_distilbert.errors import DistillationError, check_choice
 
 ROWS = 1024  # rows that are worked on together: what is held in memory
@@ -89,50 +90,6 @@ def augment_rows(
         )
 
 
-def write_rows(rows: Iterable[Row], output: str | Path) -> int:
-    r"""Write rows as JSON lines; the file appears when it is complete.
-
-    Args:
-        rows: The rows.
-        output: The file, with the suffix ``.jsonl``, ``.ndjson`` or ``.json``.
-
-    Returns:
-        How many rows there are.
-
-    Raises:
-        DistillationError: If the suffix is another.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "new.jsonl"
-        >>> write_rows([{"text": "a film", "label": None}], path), path.read_text()
-        (1, '{"text": "a film", "label": null}\n')
-    """
-    path = check_output(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    count = 0
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
-
-
-def check_output(output: str | Path) -> Path:
-    """Return the path of a file of JSON lines, refusing another suffix before any work is done."""
-    path = Path(output).expanduser()
-    if path.suffix.lower() not in JSON_SUFFIXES:
-        raise DistillationError(f"The output {str(output)!r} holds JSON lines: give it the suffix .jsonl.")
-    if path.is_dir():
-        raise DistillationError(f"The output {str(output)!r} is a folder. Name a file in it.")
-    return path
-
-
 def augment_file(
     source: Any,
     output: str | Path,
@@ -145,6 +102,7 @@ def augment_file(
     columns: Sequence[str] | None = None,
     header: bool | None = None,
     delimiter: str | None = None,
+    overwrite: bool = False,
     **options: Any,
 ) -> tuple[int, int]:
     """Read rows, vary their texts, and write the new rows as JSON lines.
@@ -161,6 +119,7 @@ def augment_file(
         columns: Column names, for TSV and CSV files without a header.
         header: Whether TSV and CSV files have a header; None: unless `columns` are given.
         delimiter: The separator of text tables; None takes it from the suffix.
+        overwrite: Whether an output that is there may be replaced.
         options: Those of the method's class.
 
     Returns:
@@ -176,10 +135,8 @@ def augment_file(
         (1, 1)
     """
     check_choice("augment(method=...)", method, ("mlm", "words"))
-    path = check_output(output)
+    path = check_output(output, overwrite, source=source)
     where = describe(source)
-    if isinstance(source, (str, Path)) and path.exists() and Path(source).expanduser().resolve() == path.resolve():
-        raise DistillationError(f"The output {str(output)!r} is the input, which would be lost. Name another file.")
     known = options_of(method)
     unknown = [name for name in options if name not in known]
     if unknown:

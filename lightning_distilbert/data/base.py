@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lightning_distilbert._compat import LightningDataModule
@@ -18,6 +19,7 @@ from lightning_distilbert.data.encoding import EncodedDataset, Padding, encode, 
 from lightning_distilbert.data.readers import Row, describe, read_rows
 from lightning_distilbert.data.resume import ResumableLoader
 from lightning_distilbert.data.sources import is_hub_name, load_hub, open_splits
+from lightning_distilbert.data.text_files import TEXT_SUFFIXES, TextFile, kind_of_text
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import load_tokenizer
 
@@ -43,11 +45,15 @@ class TextData(LightningDataModule):
         pad_to_multiple_of: Round padded lengths up, as for tensor cores; None does not.
         seed: Of the order of training rows.
         unlabelled: Further training rows, of which only a teacher knows what they say: a file, rows, or another source
-            with a training split. They are mixed with the others, or stand alone where `source` has no ``train``.
+            with a training split; of single texts also a text file, plain, ``.gz`` or ``.zst``, with one in each line.
+            They are mixed with the others, or stand alone where `source` has no ``train``.
 
     Raises:
         DistillationError: If a size is out of range.
     """
+
+    # what yields the rows of training batches; `EpochSampler` for a data set that draws anew in each epoch
+    train_sampler: type[LengthGroupedSampler] = LengthGroupedSampler
 
     def __init__(
         self,
@@ -90,6 +96,7 @@ class TextData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download hub data sets, which Lightning does once per node before any process calls `setup`."""
+        self._check_module()
         for source in (self.source, self.unlabelled):
             if is_hub_name(source):
                 load_hub(source)
@@ -104,6 +111,7 @@ class TextData(LightningDataModule):
             DistillationError: If the stage's split is missing, or a row of it is bad, or there are unlabelled rows and
                 no teacher.
         """
+        self._check_module()
         if stage in ("fit", None):
             self._meet_teacher()
         self._check_tokenizer()
@@ -189,7 +197,22 @@ class TextData(LightningDataModule):
                 f"unlabelled: {describe(source)} has only the splits {list(splits)}. Name the file or pass the rows "
                 "that are meant."
             )
-        return read_rows(splits["train"], self.columns, self.header, self.delimiter)
+        file = splits["train"]
+        if isinstance(file, (str, Path)) and self.delimiter is None and kind_of_text(Path(file)) in TEXT_SUFFIXES:
+            return self._read_lines(Path(file).expanduser(), columns)
+        return read_rows(file, self.columns, self.header, self.delimiter)
+
+    def _read_lines(self, file: Path, columns: Sequence[str]) -> list[Row]:
+        if len(columns) > 1:
+            raise DistillationError(
+                f"unlabelled: {file} has one text in each line, and a row here has {len(columns)}, {list(columns)}. "
+                "Give a table or JSON lines with these columns."
+            )
+        lines = tqdm(TextFile(file).texts(), desc=f"read {file.name}", unit=" rows", delay=1, leave=False)
+        rows = [{columns[0]: line} for line in lines if line]
+        if not rows:
+            raise DistillationError(f"unlabelled: {file} holds no text.")
+        return rows
 
     def encode_texts(
         self,
@@ -237,6 +260,23 @@ class TextData(LightningDataModule):
                 "Pass tokenizer=... (a folder, a hub name or an object)."
             )
         return tokenizer
+
+    def _check_module(self) -> None:
+        """Refuse a task that reads other batches, and a teacher without its head, before anything is tokenised."""
+        stage = getattr(getattr(self.trainer, "state", None), "fn", None)
+        if stage not in ("fit", "validate", "test"):  # texts alone are answered by any task
+            return
+        module = self.attached_module()
+        task = getattr(module, "task", None)
+        names = getattr(task, "data", ())
+        own = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]  # and not a user's
+        if own and names and not any(cls.__name__ in names for cls in type(self).__mro__):
+            raise DistillationError(
+                f"The task {type(task).__name__} learns from the batches of {' or '.join(names)}, and the data are a "
+                f"{type(self).__name__}. Change one of the two."
+            )
+        if stage == "fit" and hasattr(module, "check_teacher"):
+            module.check_teacher()
 
     def _check_tokenizer(self) -> None:
         """Refuse a tokenizer of the data's own under which the module would read another text."""
@@ -328,9 +368,8 @@ class TextData(LightningDataModule):
     def _loader(self, dataset: Any, batch_size: int, shuffle: bool) -> DataLoader:
         ranks: dict[str, int] = getattr(self.trainer, "distributed_sampler_kwargs", None) or {}
         overfit = bool(getattr(self.trainer, "overfit_batches", 0))
-        sampler: Any = LengthGroupedSampler(
-            dataset.lengths, batch_size, shuffle=shuffle and not overfit, seed=self.seed, **ranks
-        )
+        kind = self.train_sampler if shuffle and not overfit else LengthGroupedSampler
+        sampler: Any = kind(dataset.lengths, batch_size, shuffle=shuffle and not overfit, seed=self.seed, **ranks)
         if overfit:
             # Lightning then replaces the sampler by one of single rows, and shares them out itself
             whole = LengthGroupedSampler(dataset.lengths, batch_size, shuffle=False, num_replicas=1, rank=0)

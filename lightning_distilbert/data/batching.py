@@ -128,6 +128,24 @@ class LengthGroupedSampler(DistributedSampler):
         return steps
 
 
+class EpochSampler(LengthGroupedSampler):
+    """Yields the epoch with each list of row numbers, for a data set that draws anew in each.
+
+    Workers live longer than an epoch and would not know it.
+
+    Example:
+        >>> sampler = EpochSampler([3, 9], batch_size=2, shuffle=False)
+        >>> sampler.set_epoch(4)
+        >>> list(sampler)
+        [(4, [1, 0])]
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the epoch with each of this rank's batches."""
+        for rows in super().__iter__():
+            yield self.epoch, rows
+
+
 class _SizedOnly(Dataset):
     """What `DistributedSampler` wants of a data set: its length."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_distilbert.data.readers import read_json_lines, read_rows
+from lightning_distilbert.data.readers import open_text, read_json_lines, read_rows
 from lightning_distilbert.data.sources import SPLIT_NAMES
 from lightning_distilbert.errors import DistillationError
 
@@ -23,11 +23,26 @@ class RetrievalSplit:
         queries: The queries' texts.
         documents: The documents' texts, each once.
         relevant: For each query, the grades (above 0) of the documents that answer it, by their place in `documents`.
+        query_ids: What the queries are called in files of results; ``q0``, ``q1`` and so on where nothing is given.
+        document_ids: What the documents are called there; ``d0``, ``d1`` and so on where nothing is given.
+
+    Raises:
+        DistillationError: If there are fewer or more ids than texts.
     """
 
     queries: list[str]
     documents: list[str]
     relevant: list[dict[int, float]]
+    query_ids: list[str] = field(default_factory=list)
+    document_ids: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Number the queries and documents that have no ids."""
+        for name, texts in (("query_ids", self.queries), ("document_ids", self.documents)):
+            ids = getattr(self, name) or [f"{name[0]}{place}" for place in range(len(texts))]
+            if len(ids) != len(texts):
+                raise DistillationError(f"{len(ids)} {name} are given for {len(texts)} texts: give one for each.")
+            object.__setattr__(self, name, ids)
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[Any], where: str = "The pairs") -> RetrievalSplit:
@@ -72,8 +87,8 @@ class RetrievalSplit:
 class BeirFolder:
     """A folder with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/*.tsv``, plain or gzipped.
 
-    A document's text is its title, if it has one, and its text. Documents of equal text become one, since a search
-    cannot tell them apart.
+    A document's text is its title, if it has one, and its text. Documents of equal text become one, which has the id
+    of the first, since a search cannot tell them apart.
 
     Args:
         folder: The folder.
@@ -141,9 +156,13 @@ class BeirFolder:
             raise DistillationError(f"{self.folder} has no qrels for {name!r}, only for {list(self.qrels)}.")
         path = self.qrels[name]
         documents, places = self.corpus
+        document_ids: dict[int, str] = {}
+        for document, place in places.items():
+            document_ids.setdefault(place, document)
         judged: dict[str, dict[int, float]] = {}
         unknown: dict[str, list[str]] = {"query": [], "document": []}
-        for number, row in enumerate(read_rows(path, columns=["query-id", "corpus-id", "score"], header=True), start=2):
+        columns, header = ["query-id", "corpus-id", "score"], _has_header(path)
+        for number, row in enumerate(read_rows(path, columns, header), start=1 + header):
             query, document = row["query-id"], row["corpus-id"]
             if query not in self.queries:
                 unknown["query"].append(f"{query!r} (line {number})")
@@ -169,12 +188,20 @@ class BeirFolder:
                 f"{path}: {len(judged) - len(answered)} of {len(judged)} queries have no relevant document and are "
                 "left out."
             )
-        return RetrievalSplit([self.queries[query] for query in answered], documents, list(answered.values()))
+        queries = [self.queries[query] for query in answered]
+        return RetrievalSplit(queries, documents, list(answered.values()), list(answered), list(document_ids.values()))
 
 
 def read_beir(folder: str | Path, split: str = "test") -> RetrievalSplit:
     """Read one split of a BEIR folder; see `BeirFolder`."""
     return BeirFolder(folder).split(split)
+
+
+def _has_header(path: Path) -> bool:
+    """Tell whether the first line of a file of judgements is none itself: some files lack the header."""
+    with open_text(path) as file:
+        last = file.readline().rpartition("\t")[2].strip()
+    return not last.lstrip("+-").isdigit()
 
 
 def _grade(value: str, path: Path, number: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_distilbert.data.base import STAGES, TextData
-from lightning_distilbert.data.batching import LengthGroupedSampler
+from lightning_distilbert.data.batching import EpochSampler
 from lightning_distilbert.data.corpus import Corpus, Sequences, build_corpus, is_corpus, tokenizer_fingerprint
 from lightning_distilbert.data.encoding import EncodedDataset, EncodedRow, Padding, encode, pad_batch
 from lightning_distilbert.data.masking import Masking
@@ -148,6 +148,7 @@ class MaskedLMData(TextData):
 
     def prepare_data(self) -> None:
         """Tokenise into the cache what the stage needs; Lightning calls this in one process per node."""
+        self._check_module()
         stage = getattr(getattr(self.trainer, "state", None), "fn", None)
         splits = self.splits()
         for split in STAGES.get(str(getattr(stage, "value", stage)), tuple(splits)):
@@ -292,7 +293,7 @@ class MaskedLMData(TextData):
             return super()._loader(dataset, batch_size, shuffle)
         return ResumableLoader(
             _ByEpoch(dataset),
-            _EpochSampler(dataset.lengths, batch_size, seed=self.seed, **ranks),
+            EpochSampler(dataset.lengths, batch_size, seed=self.seed, **ranks),
             self.trainer,
             collate_fn=self._batches(dataset.counts()),
             num_workers=self.num_workers,
@@ -381,14 +382,6 @@ class _Stream:
     """A split that is not encoded beforehand."""
 
     parts: list[Part]
-
-
-class _EpochSampler(LengthGroupedSampler):
-    """Yields the epoch with each list of row numbers: workers live longer than an epoch and would not know it."""
-
-    def __iter__(self) -> Iterator[Any]:
-        for rows in super().__iter__():
-            yield self.epoch, rows
 
 
 class _ByEpoch:

@@ -183,6 +183,8 @@ def _load(model: str | Path | PreTrainedModel, tokenizer: Any) -> tuple[PreTrain
             raise DistillationError("A model that is an object needs its tokenizer: MaskedWords(model, tokenizer).")
         if model.get_output_embeddings() is None:
             raise DistillationError(f"{type(model).__name__} has no masked language modelling head. {hint}")
+        if getattr(model.config, "fresh_head", False):
+            raise DistillationError(f"The masked language modelling head of this model was never trained. {hint}")
     else:
         source = model
         try:

@@ -57,9 +57,8 @@ def read_rows(
     """
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
-        if not path.is_file():
-            raise DistillationError(f"There is no file {str(source)!r} (working folder: {Path.cwd()}).")
-        rows = _read_file(path, columns, header, delimiter)
+        lines = iter_rows(path, columns, header, delimiter)
+        rows = list(tqdm(lines, desc=f"read {path.name}", unit=" rows", delay=1, leave=False))
     elif hasattr(source, "to_list") and hasattr(source, "column_names"):
         rows = source.to_list()
     elif isinstance(source, Sequence):
@@ -148,19 +147,50 @@ def kind_of(path: Path) -> str:
     return Path(name).suffix
 
 
-def _read_file(path: Path, columns: Sequence[str] | None, header: bool | None, delimiter: str | None) -> list[Row]:
+def iter_rows(
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    header: bool | None = None,
+    delimiter: str | None = None,
+) -> Iterator[Row]:
+    r"""Yield the rows of a file one by one, so that it need not fit into memory; only a JSON array is read whole.
+
+    Args:
+        path: A file as in `read_rows`.
+        columns: As in `read_rows`.
+        header: As in `read_rows`.
+        delimiter: As in `read_rows`.
+
+    Yields:
+        The rows.
+
+    Raises:
+        DistillationError: If the file is missing, of unknown kind, or holds a malformed line.
+        MissingExtraError: If a parquet file is read without pyarrow.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "new.csv"
+        >>> _ = path.write_text("text,id\nso good,1\n")
+        >>> next(iter_rows(path))
+        {'text': 'so good', 'id': '1'}
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DistillationError(f"There is no file {str(path)!r} (working folder: {Path.cwd()}).")
     kind = kind_of(path)
     if delimiter is not None or kind in TABLE_SUFFIXES:
-        separator = delimiter or ("\t" if kind == ".tsv" else ",")
-        return _read_table(path, columns, header, separator)
-    if kind in JSON_SUFFIXES:
-        return list(read_json_lines(path))
-    if kind == ".parquet":
-        return require("pyarrow.parquet", extra="data").read_table(path).to_pylist()
-    raise DistillationError(
-        f"{path} has the suffix {kind!r}, of which the kind is not known. Known are {', '.join(SUFFIXES)}; "
-        "for a text table of another name pass its delimiter."
-    )
+        yield from _read_table(path, columns, header, delimiter or ("\t" if kind == ".tsv" else ","))
+    elif kind in JSON_SUFFIXES:
+        yield from _json_lines(path)
+    elif kind == ".parquet":
+        for part in require("pyarrow.parquet", extra="data").ParquetFile(path).iter_batches():
+            yield from part.to_pylist()
+    else:
+        raise DistillationError(
+            f"{path} has the suffix {kind!r}, of which the kind is not known. Known are {', '.join(SUFFIXES)}; "
+            "for a text table of another name pass its delimiter."
+        )
 
 
 @contextmanager
@@ -176,18 +206,22 @@ def open_text(path: Path) -> Iterator[TextIO]:
 
 
 def read_json_lines(path: Path) -> Iterator[Row]:
-    """Yield the objects of a JSON lines file (or of a file that holds one JSON array).
+    """Yield the objects of a JSON lines file (or of a file that holds one JSON array), with a progress bar.
 
     Raises:
         DistillationError: If a line is not a JSON object.
     """
+    yield from tqdm(_json_lines(path), desc=f"read {path.name}", unit=" rows", delay=1, leave=False)
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
     with open_text(path) as file:
         if file.read(1) == "[":
             lines: Any = enumerate(parse_json("[" + file.read(), path, 1), start=1)
         else:
             file.seek(0)
             lines = ((n, parse_json(line, path, n)) for n, line in enumerate(file, start=1) if line.strip())
-        for number, row in tqdm(lines, desc=f"read {path.name}", unit=" rows", delay=1, leave=False):
+        for number, row in lines:
             if not isinstance(row, dict):
                 raise DistillationError(f"{path}, line {number}: {_short(row)} is not a JSON object.")
             yield row
@@ -218,15 +252,14 @@ def parse_json(text: str, path: Path, number: int) -> Any:
     return value
 
 
-def _read_table(path: Path, columns: Sequence[str] | None, header: bool | None, delimiter: str) -> list[Row]:
+def _read_table(path: Path, columns: Sequence[str] | None, header: bool | None, delimiter: str) -> Iterator[Row]:
     names = list(columns) if columns is not None else None
     skip = columns is None if header is None else header
     if names is None and not skip:
         raise DistillationError(f"{path} has no header (header=False): pass the names of its columns.")
-    rows = []
     with open_text(path) as file:
         records = _split_lines(file, delimiter) if delimiter == "\t" else _parse_csv(file, delimiter, path)
-        for number, fields in tqdm(records, desc=f"read {path.name}", unit=" rows", delay=1, leave=False):
+        for number, fields in records:
             if skip:
                 skip, names = False, names or fields
                 if len(set(names)) < len(names):
@@ -241,8 +274,7 @@ def _read_table(path: Path, columns: Sequence[str] | None, header: bool | None, 
                     f"{_short(delimiter.join(fields))}. Mend the line, or check the delimiter ({delimiter!r}) and the "
                     "columns."
                 )
-            rows.append(dict(zip(names[:expected], fields, strict=False)))
-    return rows
+            yield dict(zip(names[:expected], fields, strict=False))
 
 
 def _split_lines(file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_distilbert.data.readers import SUFFIXES, describe, kind_of
+from lightning_distilbert.data.text_files import COMPRESSED, TEXT_SUFFIXES, kind_of_text
 from lightning_distilbert.errors import DistillationError, MissingExtraError, require
 
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {
@@ -91,7 +92,8 @@ def is_hub_name(source: Any) -> bool:
     """
     if not isinstance(source, str) or Path(source).expanduser().exists():
         return False
-    looks_like_path = source.startswith(("~", ".")) or kind_of(Path(source)) in SUFFIXES or source.endswith(".gz")
+    known = kind_of_text(Path(source)) in (*SUFFIXES, *TEXT_SUFFIXES)
+    looks_like_path = known or source.startswith(("~", ".")) or source.endswith(COMPRESSED)
     return not looks_like_path and HUB_NAME.fullmatch(source) is not None
 
 

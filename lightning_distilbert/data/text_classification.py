@@ -53,7 +53,8 @@ class TextClassificationData(TextData):
         pad_to_multiple_of: Round padded lengths up; None does not.
         seed: Of the order of training rows.
         unlabelled: Further training rows without a label, which the teacher alone teaches: a file, rows, or another
-            source with a training split, with the same columns of text.
+            source with a training split, with the same columns of text; of single texts also a text file (``.txt``,
+            plain, ``.gz`` or ``.zst``), one text in each line.
 
     Raises:
         DistillationError: If an option, a column or a row is bad.

@@ -1,4 +1,4 @@
-"""Soft targets over a large vocabulary, computed a few rows at a time."""
+"""Soft targets and cross-entropy over a large vocabulary, computed a few rows at a time."""
 
 from __future__ import annotations
 
@@ -50,14 +50,70 @@ def chunked_forward_kl(
     return loss
 
 
+def chunked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    r"""Cross-entropy of each row, with the memory of a few rows.
+
+    It is :math:`-\log \mathrm{softmax}(z)_y`, as `torch.nn.functional.cross_entropy` gives it for float32 logits. That
+    keeps four float32 tensors of the logits' size; here, as in `chunked_forward_kl`, the gradient is computed while a
+    chunk is at hand and stored in the logits' own type. For 600 rows of a vocabulary of 30,522 and bfloat16 logits,
+    loss and gradient take less than half of the time, on one core.
+
+    Args:
+        logits: Of shape ``(rows, classes)``.
+        targets: The right classes, integers of shape ``(rows,)``.
+
+    Returns:
+        Float32, of shape ``(rows,)``, in :math:`[0, \infty)`.
+
+    Example:
+        >>> chunked_cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor([1.3863, 1.3863])
+    """
+    keep = torch.is_grad_enabled() and logits.requires_grad
+    with full_precision(logits):
+        losses: Tensor = _ChunkedCrossEntropy.apply(logits, targets, keep)
+    return losses
+
+
+class _ChunkedCrossEntropy(Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, keep: bool) -> Tensor:
+        step = _rows_at_once(logits, len(logits))
+        buffer = logits.new_empty(step, logits.shape[-1], dtype=torch.float32)
+        losses = logits.new_empty(len(logits), dtype=torch.float32)
+        gradient = torch.empty_like(logits) if keep else None
+        for start in range(0, len(logits), step):
+            part = slice(start, min(start + step, len(logits)))
+            log, index = buffer[: part.stop - start], targets[part].unsqueeze(-1)
+            torch.log_softmax(log.copy_(logits[part]), dim=-1, out=log)
+            losses[part] = -log.gather(-1, index).squeeze(-1)
+            if gradient is not None:
+                ones = torch.ones_like(index, dtype=torch.float32)
+                gradient[part] = log.exp_().scatter_add_(-1, index, -ones).mul_(_scale(gradient))
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+            ctx.step = step
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        result, factor = torch.empty_like(gradient), (grad_output.float() / _scale(gradient)).unsqueeze(-1)
+        for start in range(0, len(gradient), ctx.step):
+            part = slice(start, start + ctx.step)
+            # multiplied in float32: the factor itself may be too small for float16
+            result[part] = (gradient[part].float() * factor[part]).to(result.dtype)
+        return result, None, None
+
+
 class _ChunkedKL(Function):
     @staticmethod
     def forward(
         ctx: Any, student: Tensor, teacher: Tensor, temperature: float, rows: Tensor | None, keep: bool
     ) -> Tensor:
         count, classes = len(student) if rows is None else len(rows), student.shape[-1]
-        elements = CHUNK_ELEMENTS if student.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
-        step = max(1, min(count, elements // classes))
+        step = _rows_at_once(student, count)
         buffers = [student.new_empty(step, classes, dtype=torch.float32) for _ in range(3)]
         divergence = student.new_empty(count, dtype=torch.float32)
         gradient = student.new_empty(count, classes) if keep else None
@@ -91,6 +147,11 @@ class _ChunkedKL(Function):
             # multiplied in float32: the factor itself may be too small for float16
             result[part if rows is None else rows[part]] = (gradient[part].float() * factor).to(result.dtype)
         return result, None, None, None, None
+
+
+def _rows_at_once(logits: Tensor, count: int) -> int:
+    elements = CHUNK_ELEMENTS if logits.device.type == "cpu" else ACCELERATOR_CHUNK_ELEMENTS
+    return max(1, min(count, elements // logits.shape[-1]))
 
 
 def _scale(gradient: Tensor) -> float:

@@ -68,8 +68,8 @@ def candidate_scores(
             "hard negatives in rows i + batch, i + 2 * batch, and so on."
         )
     with full_precision(queries):
-        left, real = _prepared(queries, rows, score)
-        right, real_documents = _prepared(documents, document_rows, score)
+        left, real = prepared(queries, rows, score)
+        right, real_documents = prepared(documents, document_rows, score)
         if candidates == "own" or (candidates == "auto" and len(documents) > batch):
             blocks = right.unflatten(0, (-1, batch))
             counts = real_documents.unflatten(0, (-1, batch)).T & real.unsqueeze(-1)
@@ -81,8 +81,25 @@ def candidate_scores(
         return torch.cat([answer, scores], dim=-1), torch.cat([answer_counts, counts & ~itself], dim=-1)
 
 
-def _prepared(embeddings: Tensor, rows: Tensor | None, score: Score) -> tuple[Tensor, Tensor]:
-    """Return the vectors in float32, zero where they do not count, and which count."""
+def prepared(embeddings: Tensor, rows: Tensor | None, score: Score = "cosine") -> tuple[Tensor, Tensor]:
+    """Make vectors ready for a product that compares them.
+
+    Args:
+        embeddings: Of shape ``(rows, width)``.
+        rows: Of shape ``(rows,)``, True where a row counts. None means that all count.
+        score: ``cosine`` scales them to length 1, ``dot`` does not.
+
+    Returns:
+        The vectors in float32, zero where they do not count, and which count.
+
+    Raises:
+        DistillationError: If the mask is not one of these rows.
+
+    Example:
+        >>> prepared(torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([True, False]))[0]
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
     counts = embeddings.new_ones(len(embeddings), dtype=torch.bool) if rows is None else rows.bool()
     if counts.shape != embeddings.shape[:1]:
         raise DistillationError(
@@ -91,6 +108,47 @@ def _prepared(embeddings: Tensor, rows: Tensor | None, score: Score) -> tuple[Te
     # a NaN there would reach the other rows in the backward of the product, as 0 times NaN
     vectors = embeddings.float().masked_fill(~counts.unsqueeze(-1), 0.0)
     return (F.normalize(vectors, dim=-1) if score == "cosine" else vectors), counts
+
+
+def arrange_scores(scores: Tensor, documents: int, own: bool) -> Tensor:
+    r"""Bring given scores, such as a cross-encoder's, into the order of `candidate_scores`.
+
+    Args:
+        scores: Of the documents of each query alone, of shape ``(batch, k)``, its answer first; or of all documents of
+            the batch, of shape ``(batch, k * batch)``, in their order.
+        documents: The number of documents in the batch, :math:`k B`.
+        own: Whether the documents of the query itself are wanted, or its answer and then all documents.
+
+    Returns:
+        Of shape ``(batch, k)``, or ``(batch, 1 + k * batch)``.
+
+    Raises:
+        DistillationError: If the scores are of another number of documents, or all are wanted and not there.
+
+    Example:
+        >>> scores = torch.tensor([[5.0, 1.0, 2.0, 0.0], [1.0, 6.0, 0.0, 3.0]])  # two answers, two negatives
+        >>> arrange_scores(scores, documents=4, own=True)
+        tensor([[5., 2.],
+                [6., 3.]])
+        >>> arrange_scores(scores[:, :2], documents=2, own=False)
+        tensor([[5., 5., 1.],
+                [6., 1., 6.]])
+    """
+    batch = len(scores)
+    if scores.dim() != 2 or not batch or documents % batch or scores.shape[1] not in (documents // batch, documents):
+        raise DistillationError(
+            f"There are scores of shape {tuple(scores.shape)} for {documents} documents: each query needs one for each "
+            "of its own documents, or for all of the batch."
+        )
+    whole = scores.shape[1] == documents
+    if own:
+        return scores.unflatten(1, (-1, batch)).diagonal(dim1=0, dim2=2).T if whole and batch > 1 else scores
+    if not whole:
+        raise DistillationError(
+            f"The scores are those of the {documents // batch} documents of each query, and all {documents} documents "
+            "of the batch are to be compared: use candidates='own', or a teacher that can score them."
+        )
+    return torch.cat([scores.diagonal().unsqueeze(-1), scores], dim=-1)
 
 
 def margin_mse(student_scores: Tensor, teacher_scores: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -132,24 +190,30 @@ def margin_mse(student_scores: Tensor, teacher_scores: Tensor, mask: Tensor | No
 
 
 def ranking_kl(
-    student_scores: Tensor, teacher_scores: Tensor, mask: Tensor | None = None, temperature: float = 1.0
+    student_scores: Tensor,
+    teacher_scores: Tensor,
+    mask: Tensor | None = None,
+    temperature: float = 1.0,
+    teacher_temperature: float | None = None,
 ) -> Tensor:
     r"""Divergence between the rankings that student and teacher give to each query's candidates.
 
-    .. math:: \mathcal{L} = \frac{1}{N} \sum_{i=1}^{N} \mathrm{KL}\left(\mathrm{softmax}_j(s^T_{ij} / \tau) \,\|\,
+    .. math:: \mathcal{L} = \frac{1}{N} \sum_{i=1}^{N} \mathrm{KL}\left(\mathrm{softmax}_j(s^T_{ij} / \tau_T) \,\|\,
         \mathrm{softmax}_j(s^S_{ij} / \tau)\right)
 
     As Lin et al. 2021 ("In-Batch Negatives for Knowledge Distillation with Tightly-Coupled Teachers", RepL4NLP,
     equation 3). The temperature is part of the scores and there is no factor :math:`\tau^2`:
     `lightning_distilbert.functional.similarity_divergence` says why. The teacher's scores may come from anywhere, such
     as a cross-encoder. Failure mode: far above the spread of the scores all rankings are flat, far below it only the
-    best candidate counts.
+    best candidate counts. Scores of different scales
+    (a student's cosines, a cross-encoder's logits) need a temperature each.
 
     Args:
         student_scores: Of shape ``(batch, candidates)``.
         teacher_scores: Of the same shape. No gradient flows to them.
         mask: Of the same shape, True where a candidate counts. None means that all count.
         temperature: :math:`\tau`, above 0.
+        teacher_temperature: :math:`\tau_T`, above 0; None is :math:`\tau`.
 
     Returns:
         A float32 scalar in :math:`[0, \infty)`, in nats, computed in float32 whatever comes in; zero with a graph if no
@@ -162,11 +226,13 @@ def ranking_kl(
         >>> ranking_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
         tensor(0.3278)
     """
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise DistillationError(f"ranking_kl(temperature={temperature}): a temperature is a finite number above 0.")
+    theirs = temperature if teacher_temperature is None else teacher_temperature
+    for name, value in (("temperature", temperature), ("teacher_temperature", theirs)):
+        if not (value > 0 and math.isfinite(value)):
+            raise DistillationError(f"ranking_kl({name}={value}): a temperature is a finite number above 0.")
     mask = _checked("ranking_kl", student_scores, teacher_scores, mask)
     with full_precision(student_scores):
-        return masked_kl(student_scores.float() / temperature, teacher_scores.float() / temperature, mask)
+        return masked_kl(student_scores.float() / temperature, teacher_scores.float() / theirs, mask)
 
 
 def _checked(owner: str, student_scores: Tensor, teacher_scores: Tensor, mask: Tensor | None) -> Tensor:

@@ -30,6 +30,7 @@ def soft_targets(
     divergence: Divergence = "forward",
     beta: float = 0.5,
     top_k: int | None = None,
+    classes: Tensor | None = None,
 ) -> Tensor:
     r"""Divergence of the student's predictions from the teacher's, both softened by a temperature.
 
@@ -61,6 +62,10 @@ def soft_targets(
     others are lumped into. Their sums are compared, so that the student still learns how much is left for the rest, and
     not how it is shared out.
 
+    With ``classes`` each row has classes of its own, :math:`C_n`: the sums run over these, as does the softmax, and
+    what the models say of the others is not looked at. An answer's first token is one of the context's, never one of
+    the question or of the padding.
+
     The gradients of the soft distributions shrink as :math:`1 / T^2`; the factor :math:`T^2` keeps the weight of this
     term against the task loss about the same when the temperature changes (Hinton et al., end of section 2). Some
     implementations leave it out, and their weights then mean something else.
@@ -83,6 +88,8 @@ def soft_targets(
         divergence: ``forward``, ``reverse`` or ``js``; not for ``identity``.
         beta: :math:`\beta` of ``js``, in (0, 1): the teacher's share.
         top_k: How many classes of the teacher to keep apart, for ``softmax`` only. None keeps all.
+        classes: Boolean, of the shape of the logits: True at the classes that a row has. A row without any does not
+            count. None means that all rows have all classes.
 
     Returns:
         A float32 scalar in :math:`[0, \infty)`, computed in float32 whatever comes in; zero with a graph if no row
@@ -115,11 +122,23 @@ def soft_targets(
             f"A mask of shape {tuple(mask.shape)} does not say which rows of logits of shape "
             f"{tuple(student_logits.shape)} count: it needs all their axes but the last."
         )
+    if classes is not None:
+        check_same_shape("logits and their classes", student_logits, classes)
+        classes = classes.bool()
+        some = classes.any(dim=-1)
+        mask = some if mask is None else mask.bool() & some
     large = student_logits.numel() >= LARGE_ELEMENTS and student_logits.shape[-1] >= LARGE_CLASSES
-    if large and activation == "softmax" and divergence == "forward" and top_k is None:
+    if large and classes is None and activation == "softmax" and divergence == "forward" and top_k is None:
         return temperature**2 * _by_chunks(student_logits, teacher_logits, temperature, mask)
     with full_precision(student_logits):
         student, teacher = select(student_logits, mask).float(), select(teacher_logits.detach(), mask).float()
+        if classes is not None:
+            others = ~select(classes, mask)
+            # a probability of zero under softmax; elsewhere the same in both, which costs nothing
+            never = -math.inf if activation == "softmax" else 0.0
+            student, teacher = student.masked_fill(others, never), teacher.masked_fill(others, never)
+            if activation == "identity":
+                student, teacher = student[~others], teacher[~others]
         if activation == "identity":
             # equal infinities differ by nothing, not by NaN
             return mean_or_zero((student - teacher).masked_fill(student == teacher, 0.0).square(), student_logits)

@@ -19,8 +19,9 @@ class MarginMSE(CandidateScores):
         \left(\alpha (s^S_{i0} - s^S_{ij}) - (s^T_{i0} - s^T_{ij})\right)^2
 
     It takes the two student forwards of a step, queries and then documents; `CandidateScores` says how hard negatives
-    stand among them. The other candidates are the hard negatives if there are any, else the answers of the other
-    queries. A document that answers two queries of a batch does no harm: its margin is then small in both models.
+    stand among them, and where the teacher's scores come from: a cross-encoder's may. The other candidates are the hard
+    negatives if there are any, else the answers of the other queries. A document that answers two queries of a batch
+    does no harm: its margin is then small in both models.
 
     Failure mode: margins have the scale of the scores. Cosines lie in [-1, 1], where margins are small and the loss
     needs a large weight, and cannot follow dot products or a cross-encoder's logits without a ``scale``.
@@ -55,13 +56,14 @@ class MarginMSE(CandidateScores):
         check_number("MarginMSE(scale=...)", scale, positive=True)
         self.scale = scale
 
-    def compare(self, student_scores: Tensor, teacher_scores: Tensor, mask: Tensor) -> Tensor:
+    def compare(self, student_scores: Tensor, teacher_scores: Tensor, mask: Tensor, given: bool = False) -> Tensor:
         """Compare the margins of two sets of scores.
 
         Args:
             student_scores: Of shape ``(batch, candidates)``, the answer in column 0.
             teacher_scores: Of the same shape.
             mask: Of the same shape, True where a candidate counts.
+            given: Whether the teacher's are those of a cross-encoder or of the data, and no similarities.
 
         Returns:
             The cost, a float32 scalar of at least 0.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.errors import DistillationError, nearest
 from lightning_distilbert.objectives.attention import Attention
 from lightning_distilbert.objectives.base import Objective
 from lightning_distilbert.objectives.hidden_states import HiddenStates
@@ -130,8 +130,9 @@ def resolve_objectives(value: str | Preset | Objective | Mapping[str, Any] | Seq
     if isinstance(value, str):
         if value not in PRESETS:
             raise DistillationError(
-                f"There are no objectives named {value!r}: known are {', '.join(sorted(PRESETS))}. Or give a list of "
-                "objectives, such as [SoftTargets(temperature=2.0)]."
+                f"There are no objectives named {value!r}.{nearest(value, [*PRESETS, *_classes()])} Known are "
+                f"{', '.join(sorted(PRESETS))}. Or give a list of objectives, such as [SoftTargets(temperature=2.0)], "
+                "in YAML [{class_path: SoftTargets}]."
             )
         return PRESETS[value]()
     items = [value] if isinstance(value, (Objective, Mapping)) or not isinstance(value, Sequence) else list(value)
@@ -152,3 +153,8 @@ def resolve_objectives(value: str | Preset | Objective | Mapping[str, Any] | Seq
             "objectives holds one and the same object twice: its projections would be shared. Make two."
         )
     return Preset(objectives)
+
+
+def _classes(base: type = Objective) -> list[str]:
+    own = [base.__name__] if "name" in vars(base) and base is not Objective else []  # a base of several has none
+    return own + [name for cls in base.__subclasses__() for name in _classes(cls)]

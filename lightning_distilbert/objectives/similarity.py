@@ -33,8 +33,8 @@ class Similarity(Objective):
         temperature: :math:`\tau`, above 0, a number or a `Schedule`. Take the one that the retrieval model is used or
             trained with.
         pairs: ``across``: the sentences of the step's first student forward (queries) rank those of its second
-            (documents). ``within``: the sentences of each forward rank one another. ``auto``: across if there were
-            exactly two forwards in the step, else within.
+            (documents, hard negatives among them). ``within``: the sentences of each forward rank one another.
+            ``auto``: across if there were exactly two forwards in the step, else within.
         weight: The factor of this term in the total loss, a number or a `Schedule`.
 
     Raises:
@@ -94,7 +94,8 @@ class Similarity(Objective):
             The cost, a float32 scalar: of the first against the second, or the mean over all.
 
         Raises:
-            DistillationError: If ``across`` does not get two forwards of the same batch size.
+            DistillationError: If ``across`` does not get two forwards, the second with as many rows for each of the
+                first.
         """
         self.check_records(students, teachers)
         if self.pairs == "within" or (self.pairs == "auto" and len(students) != 2):
@@ -107,11 +108,11 @@ class Similarity(Objective):
         (left, teacher_left), (right, teacher_right) = (
             embeddings_of("Similarity", student, teacher) for student, teacher in zip(students, teachers, strict=True)
         )
-        if len(left) != len(right):
+        if not len(left) or len(right) % len(left):
             raise DistillationError(
                 f"Similarity(pairs={self.pairs!r}) compares the first student forward of a step with its second, and "
-                f"they hold {len(left)} and {len(right)} rows: it needs one document a query. Use pairs='within' for "
-                "sets that do not belong together."
+                f"they hold {len(left)} and {len(right)} rows: it needs as many documents for each query. Use "
+                "pairs='within' for sets that do not belong together."
             )
         rows, rows_right = (both(s.rows(), t.rows()) for s, t in zip(students, teachers, strict=True))
         return similarity_divergence(

@@ -29,8 +29,10 @@ class SoftTargets(Objective):
         \mathrm{softmax}(z^S_n / T)\right)
 
     `lightning_distilbert.functional.soft_targets` has the formulas of all activations and divergences and says how a
-    temperature fails. Sequence-level and token-level logits both work; of the latter only real tokens count. Logits
-    over a vocabulary are compared a few rows at a time, so that their float32 copies never stand in memory.
+    temperature fails. Sequence-level and token-level logits both work; of the latter only real tokens count. Of a head
+    that points into the text (question answering) start and end are two distributions, over the tokens where an answer
+    may start or end: neither the question nor padding has a share in them. Logits over a vocabulary are compared a few
+    rows at a time, so that their float32 copies never stand in memory.
 
     Args:
         temperature: :math:`T`, above 0, a number or a `Schedule`. It has no part under ``identity``.
@@ -130,8 +132,9 @@ class SoftTargets(Objective):
         """Compare the logits of one student forward with the teacher's.
 
         Args:
-            student: With ``logits`` of shape ``(batch, num_labels)``, ``(batch, sequence, num_labels)``, or
-                ``(positions, vocabulary)`` where a head was evaluated at chosen positions.
+            student: With ``logits`` of shape ``(batch, num_labels)``, ``(batch, sequence, num_labels)``,
+                ``(positions, vocabulary)`` where a head was evaluated at chosen positions, or ``(2 * batch, sequence)``
+                with ``classes`` of that shape for spans.
             teacher: With ``logits`` of the same shape.
 
         Returns:
@@ -145,6 +148,8 @@ class SoftTargets(Objective):
             raise DistillationError(f"SoftTargets needs logits, and the {missing} gave none: use a model with a head.")
         check_same_shape("logits", student.logits, teacher.logits)
         activation = self.resolved or ("identity" if student.logits.shape[-1] == 1 else "softmax")
+        # both see the same tokens, and the student is nearer to what the data says of them
+        classes = teacher.classes if student.classes is None else student.classes
         return soft_targets(
             student.logits,
             teacher.logits,
@@ -154,4 +159,5 @@ class SoftTargets(Objective):
             divergence=self.divergence,
             beta=self.beta,
             top_k=self.top_k,
+            classes=classes,
         )

@@ -24,10 +24,10 @@ from lightning_distilbert.metrics import ranking_scores
 from lightning_distilbert.module import DistillationModule
 from lightning_distilbert.objectives import HiddenStates, Objective, SentenceEmbedding, Similarity
 from lightning_distilbert.precision import auto_precision
-from lightning_distilbert.quickstart.baseline import bm25_rankings
 from lightning_distilbert.quickstart.corpus import Pair, docstring_pairs, hold_out
 from lightning_distilbert.report.measure import count_parameters, latency, size_in_mb, throughput
 from lightning_distilbert.report.table import Table
+from lightning_distilbert.retrieval.bm25 import BM25
 from lightning_distilbert.student import Student
 from lightning_distilbert.tasks import Retrieval
 
@@ -104,7 +104,7 @@ def scores_of(module: DistillationModule, data: RetrievalData, output: Path) -> 
 
 def bm25_scores(test: Sequence[Pair]) -> dict[str, float]:
     """Return the same metrics for a word search."""
-    ranked = bm25_rankings([pair.query for pair in test], [pair.document for pair in test])
+    _, ranked = BM25([pair.document for pair in test]).search([pair.query for pair in test], top_k=100)
     scores = ranking_scores(ranked, torch.arange(len(test))[:, None])
     return {name: float(values.mean()) for name, values in scores.items()}
 

@@ -2,7 +2,18 @@
 
 from lightning_distilbert.tasks.base import Task
 from lightning_distilbert.tasks.masked_lm import MaskedLM
+from lightning_distilbert.tasks.question_answering import QuestionAnswering
+from lightning_distilbert.tasks.reranking import Reranking
 from lightning_distilbert.tasks.retrieval import Retrieval
 from lightning_distilbert.tasks.text_classification import TextClassification
+from lightning_distilbert.tasks.token_classification import TokenClassification
 
-__all__ = ["MaskedLM", "Retrieval", "Task", "TextClassification"]
+__all__ = [
+    "MaskedLM",
+    "QuestionAnswering",
+    "Reranking",
+    "Retrieval",
+    "Task",
+    "TextClassification",
+    "TokenClassification",
+]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_distilbert.architectures import accepted_inputs
+from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.prediction import answer_texts
 from lightning_distilbert.spec import Spec
 
@@ -29,10 +30,15 @@ class Task(Spec):
         labels: The names of the labels in the order of the head's outputs, or None.
         monitor: The validation metric that tells which checkpoint is best.
         mode: Whether ``"max"`` or ``"min"`` of it is best.
+        fields: The columns that the command line predicts from where the user names none.
+        data: The data modules of this package whose batches it learns from; others of this package are refused before
+            they are read. Empty takes any, and what a user made is never refused.
     """
 
     auto_class: ClassVar[str] = "AutoModel"
     default_objectives: ClassVar[str] = "distilbert"
+    fields: ClassVar[tuple[str, ...]] = ("text",)
+    data: ClassVar[tuple[str, ...]] = ()
     pooling: Literal["mean", "cls"] = "mean"
     labels: tuple[str, ...] | None = None
     monitor: str = "val/loss"
@@ -82,6 +88,14 @@ class Task(Spec):
     def new_metrics(self) -> Metric | nn.Module:
         """Return fresh metrics for one split; their ``compute()`` gives a dict of scalars."""
         raise NotImplementedError
+
+    def name_labels(self, metrics: Any, labels: Sequence[str] | None) -> None:
+        """Tell metrics the names of the labels, for a task that may not know them and whose metrics need them.
+
+        Args:
+            metrics: What `new_metrics` returned.
+            labels: The names that the models or the data bring, or None.
+        """
 
     def update_metrics(self, metrics: Any, outputs: Outputs, batch: Batch) -> None:
         """Count one batch in."""
@@ -134,6 +148,17 @@ def call_model(model: nn.Module, batch: Batch) -> Any:
 
     Returns:
         The model's output.
+
+    Raises:
+        DistillationError: If the batch holds none of them.
     """
     accepted = accepted_inputs(model)
-    return model(**{name: value for name, value in batch.items() if name in accepted})
+    given = batch if isinstance(batch, Mapping) else {}
+    inputs = {name: value for name, value in given.items() if name in accepted}
+    if not inputs:
+        held = f"holds {sorted(map(str, given))}" if given else f"is a {type(batch).__name__}"
+        raise DistillationError(
+            f"{type(model).__name__} takes {', '.join(sorted(accepted))}, and the batch {held}. A batch is a dict of "
+            "tensors under these names: does the data module belong to this task?"
+        )
+    return model(**inputs)

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lightning_distilbert.architectures import logits_at
+from lightning_distilbert.data.encoding import split_pairs
 from lightning_distilbert.errors import DistillationError, check_choice
-from lightning_distilbert.functional import mean_or_zero
+from lightning_distilbert.functional import chunked_cross_entropy, mean_or_zero
 from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
 
 IGNORED = -100
@@ -30,7 +30,8 @@ class MaskedLM(Task):
     Args:
         positions: Where: ``"masked"``, at the masked tokens, which is all that the loss needs; or ``"all"``, at all
             real tokens, special ones included, which gives soft targets about seven times as many places. The original
-            code of DistilBERT does the latter unless it is told ``--restrict_ce_to_mask``.
+            code of DistilBERT does the latter unless it is told ``--restrict_ce_to_mask``. Where no objective looks on,
+            as in validation, logits are computed at the masked tokens all the same.
         top_k: How many fillings `predict` gives for each mask token.
 
     Raises:
@@ -45,6 +46,7 @@ class MaskedLM(Task):
 
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     default_objectives: ClassVar[str] = "distilbert"
+    data: ClassVar[tuple[str, ...]] = ("MaskedLMData",)
     monitor: str = "val/loss"
     mode: str = "min"
 
@@ -64,6 +66,11 @@ class MaskedLM(Task):
         labels = batch.get("labels")
         if labels is None:
             return None
+        if labels.dim() != 2:
+            raise DistillationError(
+                f"The labels have the shape {tuple(labels.shape)}, and MaskedLM reads one for each token, -100 where "
+                "nothing was masked: (batch, sequence). Give it data such as MaskedLMData."
+            )
         masked = labels != IGNORED
         if self.at == "masked":
             return masked
@@ -75,23 +82,24 @@ class MaskedLM(Task):
 
         Without labels they are those of all tokens, of shape ``(batch, sequence, vocabulary)``.
         """
-        positions = self.positions(batch)
+        wanted = positions = self.positions(batch)
+        if positions is not None and self.at == "all":
+            # the objectives see all of them, through the taps; the loss and the metrics need no others than these
+            wanted = batch["labels"] != IGNORED
+            positions = positions if _watched(model) else wanted
         with logits_at(model, positions):
             logits: Tensor = call_model(model, batch).logits
         if positions is not None and logits.dim() == 3:  # a model of another kind, which was not narrowed
             logits = logits[positions]
-        if positions is not None and self.at == "all":
-            # the objectives see all of them, through the taps; the loss and the metrics need no others than these
-            logits = logits[(batch["labels"] != IGNORED)[positions]]
-        return {"logits": logits}
+        return {"logits": logits if positions is wanted else logits[wanted[positions]]}
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor | None:
         """Return the mean cross-entropy over the masked tokens; None if the batch has no labels."""
         labels = batch.get("labels")
         if labels is None:
             return None
-        logits = outputs["logits"].float()
-        return mean_or_zero(F.cross_entropy(logits, labels[labels != IGNORED], reduction="none"), logits)
+        logits = outputs["logits"]
+        return mean_or_zero(chunked_cross_entropy(logits, labels[labels != IGNORED]), logits)
 
     def new_metrics(self) -> MaskedLMScores:
         """Return the metrics of one split."""
@@ -103,6 +111,24 @@ class MaskedLM(Task):
         if labels is not None:
             metrics.update(outputs["logits"], labels[labels != IGNORED])
 
+    def answer(
+        self, module: Any, texts: Sequence[Any], batch_size: int = 32, max_length: int | None = None
+    ) -> list[Any]:
+        """Fill the mask tokens of texts; see `predict` and `Task.answer`.
+
+        Raises:
+            DistillationError: If a text has no mask token; no text is answered then.
+        """
+        mask = module.tokenizer.mask_token
+        firsts, seconds = split_pairs(texts)
+        for place, text in enumerate(firsts):
+            if mask not in text and (seconds is None or mask not in seconds[place]):
+                raise DistillationError(
+                    f"Entry {place} has no {mask}, so that there is nothing to fill in: {str(texts[place])[:60]!r}. "
+                    "Put it where a word is to be found."
+                )
+        return super().answer(module, texts, batch_size, max_length)
+
     def predict(self, module: Any, batch: Batch) -> list[Any]:
         """Fill the mask tokens of a batch of texts.
 
@@ -112,11 +138,20 @@ class MaskedLM(Task):
 
         Returns:
             For each text the `top_k` likeliest fillings of its mask token, as dicts of ``token`` and ``score``, the
-            likeliest first. As transformers has it, a text of several mask tokens gets a list for each of them, and one
-            of none gets an empty list.
+            likeliest first. As transformers has it, a text of several mask tokens gets a list for each of them.
+
+        Raises:
+            DistillationError: If a text has none, as transformers refuses it too.
         """
         tokenizer = module.tokenizer
         masked = batch["input_ids"] == tokenizer.mask_token_id
+        without = (~masked.any(dim=1)).nonzero().flatten().tolist()
+        if without:
+            text = tokenizer.decode(batch["input_ids"][without[0]], skip_special_tokens=True)
+            raise DistillationError(
+                f"The text {text[:60]!r} has no {tokenizer.mask_token} among the {len(masked[0])} tokens read, so "
+                "that there is nothing to fill in. Put it where a word is to be found."
+            )
         # as labels they tell where logits are wanted
         outputs = module({**batch, "labels": torch.where(masked, batch["input_ids"], IGNORED)})
         fillings = iter(self.decode(outputs, None))
@@ -139,6 +174,11 @@ class MaskedLM(Task):
         logits = outputs["logits"].detach().float()
         scores, tokens = logits.softmax(dim=-1).topk(min(self.top_k, logits.shape[-1]), dim=-1)
         return [_named(row, ids, labels) for row, ids in zip(scores.tolist(), tokens.tolist(), strict=True)]
+
+
+def _watched(model: nn.Module) -> bool:
+    """Tell whether anything looks at what parts of a model compute, such as the taps of the objectives."""
+    return any(part._forward_hooks for part in model.modules())
 
 
 def _named(scores: list[Any], tokens: list[Any], labels: Sequence[str] | None) -> list[Any]:
@@ -184,7 +224,7 @@ class MaskedLMScores(Metric):
             logits: Of shape ``(tokens, vocabulary)``.
             targets: The true tokens, of shape ``(tokens,)``.
         """
-        more = F.cross_entropy(logits.float(), targets, reduction="sum") - self.lost
+        more = chunked_cross_entropy(logits, targets).sum() - self.lost
         total = self.cross_entropy + more
         self.lost = (total - self.cross_entropy) - more
         self.cross_entropy = total

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import in_batch_contrastive, pool
+from lightning_distilbert.gathering import gather_rows, processes, sum_over_processes
 from lightning_distilbert.metrics import RetrievalScores
 from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
 
@@ -17,13 +19,17 @@ from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
 class Retrieval(Task):
     """Embed queries and documents so that a query is nearest to the documents that answer it.
 
-    The task loss is the in-batch contrastive one: each query against the documents of the other rows. Evaluation
-    encodes the whole corpus and searches it exactly.
+    The task loss is the in-batch contrastive one: each query's document against all other documents of the batch, hard
+    negatives included, less those that hold the same text or answer the query too. Evaluation encodes the whole corpus
+    and searches it exactly.
 
     Args:
         pooling: How a sentence vector is pooled: the mean over real tokens, or the first token.
         normalize: Whether vectors are scaled to length 1, so that the dot product is the cosine.
         temperature: The divisor of the similarities in the contrastive loss.
+        gather: Whether the documents of all processes of a distributed run are compared with each query, and not only
+            those of its own. The loss and its gradient are then those of one process with the whole batch. The numbers
+            in ``document_index`` must mean the same text in each process, as those of `RetrievalData` do.
 
     Raises:
         DistillationError: If an option is out of range.
@@ -35,11 +41,16 @@ class Retrieval(Task):
 
     auto_class: ClassVar[str] = "AutoModel"
     default_objectives: ClassVar[str] = "embedding"
+    data: ClassVar[tuple[str, ...]] = ("RetrievalData",)
     monitor: str = "val/ndcg@10"
     mode: str = "max"
 
     def __init__(
-        self, pooling: Literal["mean", "cls"] = "mean", normalize: bool = True, temperature: float = 0.05
+        self,
+        pooling: Literal["mean", "cls"] = "mean",
+        normalize: bool = True,
+        temperature: float = 0.05,
+        gather: bool = False,
     ) -> None:
         if pooling not in ("mean", "cls"):
             raise DistillationError(f"pooling={pooling!r}: it is 'mean' or 'cls'.")
@@ -48,6 +59,7 @@ class Retrieval(Task):
         self.pooling: Literal["mean", "cls"] = pooling
         self.normalize = normalize
         self.temperature = temperature
+        self.gather = gather
 
     def prepare_model(self, model: nn.Module) -> None:
         """Freeze an unused pooler: DDP refuses parameters that never get a gradient."""
@@ -67,16 +79,33 @@ class Retrieval(Task):
         return {"embedding": self.embed(model, batch)}
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor | None:
-        """Return the in-batch contrastive loss of a training batch; None for a batch of texts."""
+        """Return the in-batch contrastive loss of a training batch; None for a batch of texts.
+
+        Args:
+            outputs: ``query`` vectors of shape ``(batch, width)``, and ``document`` vectors of shape
+                ``(k * batch, width)``: first the queries' own documents, then a first hard negative of each, and so on.
+            batch: With the attention masks of both: a row without a token counts nowhere, nor do the documents of such
+                a query. ``document_index`` and ``relevant_index`` say which are equal and which answer the query too.
+        """
         if "query" not in outputs:
             return None
-        return in_batch_contrastive(
-            outputs["query"],
-            outputs["document"],
-            document_ids=batch.get("document_index"),
-            temperature=self.temperature,
-            rows=batch["query"]["attention_mask"].any(dim=-1),
+        queries, documents = outputs["query"], outputs["document"]
+        rows, real = (batch[name]["attention_mask"].any(dim=-1) for name in ("query", "document"))
+        if len(queries) and len(documents) % len(queries) == 0:  # what does not fit is refused by the function
+            real = real & rows.repeat(len(documents) // len(queries))
+        ids, answers, share = batch.get("document_index"), None, 1.0
+        if self.gather and processes() > 1:
+            counting = (rows & real[: len(rows)]).sum().float()
+            own = [documents, real] if ids is None else [documents, real, ids]
+            (documents, real, *numbers), filled, start = gather_rows(own)
+            ids, real = (numbers[0] if numbers else None), real & filled
+            answers = start + torch.arange(len(queries), device=queries.device)
+            # a mean over the queries of all processes, which need not have as many each
+            share = processes() * counting / sum_over_processes(counting).clamp(min=1)
+        loss = in_batch_contrastive(
+            queries, documents, ids, self.temperature, rows, real, batch.get("relevant_index"), answers
         )
+        return share * loss
 
     def new_metrics(self) -> RetrievalScores:
         """Return the metrics of one split."""

@@ -54,6 +54,7 @@ class TextClassification(Task):
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     default_objectives: ClassVar[str] = "distilbert"
+    data: ClassVar[tuple[str, ...]] = ("TextClassificationData",)
     mode: str = "max"
 
     def __init__(
@@ -101,9 +102,15 @@ class TextClassification(Task):
         if labels is None:
             return None
         logits = outputs["logits"].float()
+        one = self.problem_type == "single_label_classification"
+        if labels.shape != logits.shape[:1] if one else labels.numel() != logits.numel():
+            raise DistillationError(
+                f"The labels have the shape {tuple(labels.shape)} and the logits {tuple(logits.shape)}: for "
+                f"{self.problem_type} there is {'one label' if one else 'a value for each output'} in every row."
+            )
         mask = batch.get("attention_mask")
         rows = torch.ones_like(logits[:, 0], dtype=torch.bool) if mask is None else mask.bool().any(dim=-1)
-        if self.problem_type == "single_label_classification":
+        if one:
             known = rows & (labels != -100)
             return mean_or_zero(F.cross_entropy(logits[known], labels[known], reduction="none"), logits)
         labels = labels.to(logits.dtype).view_as(logits)

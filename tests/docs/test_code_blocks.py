@@ -6,6 +6,7 @@ How a page is run
     - ``teacher/``: a tiny random BERT classifier of two labels with its tokenizer,
     - ``mlm-teacher/``: a tiny random BERT with its masked-language head, and ``text/raw.txt``: sentences,
     - ``data/train.tsv`` and ``data/dev.tsv``: a header ``sentence<TAB>label`` and rows with labels 0 and 1,
+    - ``squad/`` and ``squad2/``: questions in SQuAD's format, those of the latter in part without an answer,
     - ``examples/`` and ``benchmarks/`` of the repository.
 
 ``python``
@@ -43,6 +44,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.squad_files import save_squad
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(path for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")] if path.is_file())
@@ -203,6 +206,8 @@ def run_page(page: Path, folder: Path, teacher: Path, mlm: Path) -> subprocess.C
     for name, rows in (("train", 32), ("dev", 8)):
         lines = [f"the {'great' if row % 2 else 'dull'} movie is number {row}\t{row % 2}" for row in range(rows)]
         (folder / "data" / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]), encoding="utf-8")
+    save_squad(folder / "squad")
+    save_squad(folder / "squad2", no_answer=True)
     for name in ("examples", "benchmarks"):
         if (ROOT / name).is_dir():
             (folder / name).symlink_to(ROOT / name, target_is_directory=True)

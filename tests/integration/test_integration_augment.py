@@ -29,13 +29,14 @@ def workplace(
     (tmp_path / "train.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]), encoding="utf-8")
     lines = [f"{i};movie story;a long film" for i in range(4)]
     (tmp_path / "pairs.csv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    (tmp_path / "old.jsonl").write_text("mine", encoding="utf-8")
     (tmp_path / "empty.tsv").write_text("sentence\tlabel\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def augment(*more: str, source: str = "train.tsv", output: str = "new.jsonl", text: str = "sentence") -> list[dict]:
-    main(["augment", "--input", source, "--output", output, "--text", text, *more])
+    main(["augment", "--input", source, "--output", output, "--text", text, "--overwrite", *more])
     return read_rows(output)
 
 
@@ -102,6 +103,7 @@ def test_pairs_of_a_table_without_a_header_by_words_of_the_input(workplace: Path
         (["--method", "glove"], "'glove': choose one of 'mlm', 'words'"),
         (["--operations", "swap"], "method='mlm' has no option 'operations'"),
         (["--output", "new.tsv"], "holds JSON lines"),
+        (["--output", "old.jsonl"], "'old.jsonl' is there already"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -111,6 +113,7 @@ def test_mistake_is_one_line(more: list[str], message: str, workplace: Path, cap
     good += [] if "--text" in more else ["--text", "sentence"]
     assert message in refused(capsys, *good, *more)
     assert not Path("new.jsonl").exists()
+    assert Path("old.jsonl").read_text(encoding="utf-8") == "mine"
 
 
 def test_required_options_and_help(workplace: Path, capsys: pytest.CaptureFixture[str]):

@@ -206,18 +206,6 @@ def test_retrieval_data_without_documents(tiny_bert_dir: Path):
 # -- labels ------------------------------------------------------------------------------------------------------------
 
 
-def test_labels_in_another_order_than_the_teachers(tiny_teacher_dir: Path, tmp_path: Path):
-    teacher = renamed(tiny_teacher_dir, tmp_path / "teacher", ["negative", "positive"])
-    match = r"\['positive', 'negative'\].*\['negative', 'positive'\]: the same in another order"
-    task = TextClassification(labels=["positive", "negative"])
-    refused(lambda: distil(teacher, task=task), match)
-    # the callback sees them in the two configs
-    student = build_student(
-        tiny_teacher_dir, 1, auto_class="AutoModelForSequenceClassification", id2label={0: "positive", 1: "negative"}
-    )
-    refused(lambda: distil_foreign(teacher, text_data(tokenizer=str(teacher)), model=student), match)
-
-
 def test_other_labels_than_the_teachers(tiny_teacher_dir: Path, tmp_path: Path):
     teacher = renamed(tiny_teacher_dir, tmp_path / "teacher", ["negative", "positive"])
     match = r"labels are \['no', 'yes'\], those of .*teacher are \['negative', 'positive'\]"
@@ -241,11 +229,13 @@ def test_labels_that_the_callback_sees_in_the_data_alone(tiny_teacher_dir: Path,
     student = build_student(tiny_teacher_dir, 1, auto_class="AutoModelForSequenceClassification")  # LABEL_0, LABEL_1
     rows = [{"text": "a movie", "label": name} for name in ("positive", "negative")]
     splits = {"train": rows, "validation": rows}
-    data = text_data(splits, tokenizer=str(teacher))  # sorted, since nothing names an order
-    match = r"\['negative', 'positive'\].*\['positive', 'negative'\]: the same in another order"
-    refused(lambda: distil_foreign(teacher, data, model=student), match)
-    ordered = text_data(splits, tokenizer=str(teacher), labels=["positive", "negative"])
-    assert distil_foreign(teacher, ordered, model=student) == 2
+    data = text_data(splits, tokenizer=str(teacher))  # sorted, since nothing names an order: paired by name
+    assert distil_foreign(teacher, data, model=student) == 2
+    rows = [{"text": "a movie", "label": name} for name in ("good", "negative")]
+    other = text_data({"train": rows, "validation": rows}, tokenizer=str(teacher))
+    refused(
+        lambda: distil_foreign(teacher, other, model=student), r"\['good', 'negative'\].*\['positive', 'negative'\]"
+    )
 
 
 def test_label_in_the_data_that_the_teacher_does_not_have(tiny_teacher_dir: Path, tmp_path: Path):

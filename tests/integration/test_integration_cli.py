@@ -14,7 +14,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lightning_distilbert.cli import RECIPES, check_target, find_recipes, main
+import lightning_distilbert
+from lightning_distilbert import evaluation, load
+from lightning_distilbert.cli import COMMANDS, RECIPES, find_recipes, main
+from lightning_distilbert.commands.training import check_target
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.precision import auto_precision
 
@@ -139,7 +142,14 @@ def test_retrieval_recipe_runs_and_saves_a_sentence_encoder(workplace: Path):
     assert (workplace / "student" / "1_Pooling" / "config.json").is_file()
 
 
-def test_saved_student_is_the_best_checkpoint(workplace: Path, capsys: pytest.CaptureFixture[str]):
+def test_saved_student_is_the_best_checkpoint(workplace: Path, monkeypatch: pytest.MonkeyPatch):
+    conclude = evaluation.conclude
+
+    def concluded(module: Any, split: str) -> Any:
+        module.thresholds = {"epoch": float(module.current_epoch)}
+        return conclude(module, split)
+
+    monkeypatch.setattr(evaluation, "conclude", concluded)
     # the highest validation loss is the first epoch's, since the student learns
     worst = ["--trainer.callbacks.monitor", "val/loss", "--trainer.callbacks.mode", "max"]
     main(text_fit(*worst, "--model.learning_rate", "1e-2", epochs=4))
@@ -151,6 +161,11 @@ def test_saved_student_is_the_best_checkpoint(workplace: Path, capsys: pytest.Ca
     weights = torch.load(best, weights_only=True)["state_dict"]
     assert saved
     assert all(torch.equal(value, weights[f"student.{name}"]) for name, value in saved.items())
+    # what is told of the student is what was found with these weights
+    told = json.loads((workplace / "student" / "config.json").read_text())["lightning_distilbert"]
+    assert told["thresholds"] == {"epoch": epochs["best"]}
+    assert told["metrics"] == torch.load(best, weights_only=True)["lightning_distilbert"]["metrics"]
+    assert load("student").scores == told["metrics"]
 
     # the same run without checkpoints saves the last student, beside the logs where no place is named
     none = ["--trainer.callbacks", "null", "--trainer.enable_checkpointing", "false", "--student_dir", "null"]
@@ -239,6 +254,14 @@ def test_recipes_are_found_by_name_unless_such_a_file_is_here(workplace: Path):
     assert find_recipes(["fit", "--config", "retrieval.yaml"]) == ["fit", "--config", "retrieval.yaml"]
 
 
+@pytest.mark.parametrize("name", ["text-clasification.yaml", "recipes/text-clasification.yaml", "nowhere.yml"])
+def test_misspelt_recipe_gets_the_list_of_them(name: str, capsys: pytest.CaptureFixture[str], workplace: Path):
+    message = refused(capsys, "fit", "--config", name)
+    assert f"no recipe {Path(name).name!r}" in message
+    assert all(path.name in message for path in RECIPES.glob("*.yaml"))
+    assert ("Did you mean 'text-classification.yaml'?" in message) == ("clasif" in name)
+
+
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]):
     main(["recipes"])
     lines = capsys.readouterr().out.splitlines()
@@ -249,8 +272,8 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["quickstart", "recipes", "fit", "validate", "test"]),
-        ([], ["quickstart", "recipes"]),
+        (["--help"], list(COMMANDS)),
+        ([], list(COMMANDS)),
         (["fit", "--help"], ["--model.teacher", "A folder, a hub name", "--student_dir", "--trainer.precision"]),
     ],
     ids=["help", "nothing", "fit"],
@@ -261,6 +284,39 @@ def test_help(arguments: list[str], words: list[str], capsys: pytest.CaptureFixt
     assert exit_.value.code == (0 if arguments else 2)
     out = " ".join(capsys.readouterr().out.split())
     assert [word for word in words if word not in out] == []
+
+
+LOADED = """
+import json, sys
+from lightning_distilbert.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print(json.dumps(sorted({"torch", "transformers", "pytorch_lightning", "numpy", "torchmetrics"} & set(sys.modules))))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"], [], ["--version"], ["recipes"], ["recipes", "--help"], ["predict", "--help"], ["predict"], ["fitt"],
+        ["fit", "--config", "recipes/nowhere.yaml"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_computes_nothing_loads_no_framework(arguments: list[str], tmp_path: Path):
+    """Torch, transformers and Lightning take seconds to import."""
+    command = [sys.executable, "-c", LOADED, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(done.stdout.splitlines() + done.stderr.splitlines()) > 1
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    main(["--version"])
+    assert capsys.readouterr().out == f"lightning-distilbert {lightning_distilbert.__version__}\n"
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------
@@ -291,7 +347,7 @@ def test_mistake_of_a_user_in_a_process_of_its_own(workplace: Path):
         (["--model.student.config", "{}"], "Student(config=...) builds a whole model"),
         (["--model.nonsense", "3"], "unrecognized arguments: --model.nonsense 3"),
         (["--trainer.precision", "13"], "Given value: 13"),
-        (["--config", "nowhere.yaml"], "File does not exist"),
+        (["--config", "mine/nowhere.yaml"], "File does not exist"),
         (["--trainer.callbacks.monitor", "val/nothing"], "val/nothing"),
         (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
         (["--student_dir", "data"], "no config.json: it is no model folder"),
@@ -316,7 +372,7 @@ def test_a_folder_that_could_not_be_written_is_refused_before_anything_else(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("models are built, and hours of training would follow")
 
-    monkeypatch.setattr("lightning_distilbert.cli.DistillationCLI.instantiate_classes", never)
+    monkeypatch.setattr("lightning_distilbert.commands.training.DistillationCLI.instantiate_classes", never)
     assert message in refused(capsys, *text_fit("--student_dir", folder))
 
 
@@ -329,4 +385,7 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_unknown_command_is_one_line(capsys: pytest.CaptureFixture[str], workplace: Path):
-    assert "fitt" in refused(capsys, "fitt")
+    message = refused(capsys, "fitt")
+    assert "no command 'fitt'. Did you mean 'fit'?" in message
+    assert all(name in message for name in COMMANDS)
+    assert "Name a command: fit, validate" in refused(capsys)

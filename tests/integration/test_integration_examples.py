@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from tests.squad_files import save_squad
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -75,6 +84,56 @@ def test_recipe(workplace: Path):
 def test_subclass(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     run_python("04_subclass.py", monkeypatch)
     assert "reloaded with smoothing=0.1, val/accuracy 0." in capsys.readouterr().out
+
+
+def test_retrieval(
+    workplace: Path, tiny_bert_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for split, count in (("train", 16), ("dev", 8)):
+        rows = [{"query": f"movie {i}", "document": f"the story of {i}", "negatives": [*"abcd"]} for i in range(count)]
+        (workplace / "data" / f"{split}.tsv").unlink()
+        (workplace / "data" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    arguments = ["07_retrieval.py", "--encoder", str(tiny_bert_dir), "--data", "data", "--max_epochs", "1"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(EXAMPLES / "07_retrieval.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    for model in ("cross-encoder", "student"):
+        assert f"{model}: val/ndcg@10 " in out
+    assert AutoModelForSequenceClassification.from_pretrained("cross-encoder").config.num_labels == 1
+    assert AutoModel.from_pretrained("student").config.n_layers == 2
+
+
+def test_question_answering(
+    tmp_path: Path, tiny_reader_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    save_squad(tmp_path / "squad")
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--max_epochs", "1", "--max_length", "40", "--doc_stride", "8"]
+    name = "05_question_answering.py"
+    monkeypatch.setattr(sys, "argv", [name, "--teacher", str(tiny_reader_dir), "--data", "squad", *sizes])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    out = capsys.readouterr().out
+    assert re.search(r"^val/em [01]\.\d+, val/f1 [01]\.\d+$", out, re.MULTILINE)
+    assert re.search(r"^'.+' from character \d+ to \d+, probability 0\.\d+$", out, re.MULTILINE)
+    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "student")
+    assert (model.config.model_type, model.config.num_hidden_layers) == ("distilbert", 2)
+
+
+def test_token_classification(
+    tmp_path: Path, tiny_tagger_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "data").mkdir()
+    for name in ("eng.train", "eng.testa"):
+        (tmp_path / "data" / name).write_text("the DT O\nold JJ I-PER\nman NN I-PER\n\nin IN O\nRome NNP I-LOC\n\n" * 8)
+    monkeypatch.chdir(tmp_path)
+    name = "06_token_classification.py"
+    monkeypatch.setattr(sys, "argv", [name, "--teacher", str(tiny_tagger_dir), "--data", "data", "--max_epochs", "1"])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    out = capsys.readouterr().out
+    assert re.search(r"^val/f1 [01]\.\d+ of whole entities$", out, re.MULTILINE)
+    assert re.search(r"^(PER|LOC): '.+' at \d+-\d+, 0\.\d+$", out, re.MULTILINE)
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "student")
+    assert (model.config.model_type, model.config.num_hidden_layers) == ("distilbert", 2)
 
 
 def test_no_example_is_left_out():

@@ -70,7 +70,7 @@ def train_module(L):
     trainer = quiet(L)
     trainer.fit(module, data())
     assert "val/accuracy" in trainer.callback_metrics and "distill/soft_targets" in trainer.callback_metrics
-    from lightning_distilbert.cli import DistillationCLI, LightningCLI
+    from lightning_distilbert.commands.training import DistillationCLI, LightningCLI
     assert issubclass(DistillationCLI, LightningCLI) and LightningCLI.__module__ == L.__name__ + ".cli"
     print("module", L.__name__)
 '''

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
 from transformers import AutoConfig, AutoModel
 
+from lightning_distilbert import DistillationError, DistillationModule
 from lightning_distilbert.cli import RECIPES, main
+from lightning_distilbert.data.masked_words import MaskedWords
+from tests.squad_files import save_squad
 
 CLASSIFIER = ["--data.source", "data", "--data.text", "sentence"]
 RAW = ["--data.source", "text", "--data.max_length", "32", "--data.cache_dir", "cache"]
@@ -19,22 +26,32 @@ ARGUMENTS = {
     "distilbert-pretrain": ["--model.teacher", "mlm", "--model.student.layers", "2", *RAW],
     "finetune": ["--model.student.source", "mlm", *CLASSIFIER],
     "minilm": ["--model.teacher", "mlm", "--model.objectives.heads", "2", *NARROW, *RAW],
+    "question-answering": [
+        *("--model.teacher", "reader", "--data.source", "squad", "--data.max_length", "32"),
+        *("--model.task.doc_stride", "4"),
+    ],
+    "reranking": ["--model.student.source", "encoder", "--data.source", "mined"],
     "retrieval": ["--model.teacher", "encoder", "--data.source", "pairs"],
     "text-classification": ["--model.teacher", "teacher", "--model.student.layers", "2", *CLASSIFIER],
     "textbrewer-style": ["--model.teacher", "teacher", "--model.student.layers", "2", *CLASSIFIER],
     "tinybert-general": ["--model.teacher", "mlm", *NARROW, *RAW],
     "tinybert-intermediate": ["--model.teacher", "teacher", "--model.student.source", "mlm", *CLASSIFIER],
     "tinybert-prediction": ["--model.teacher", "teacher", "--model.student.source", "mlm", *CLASSIFIER],
+    "token-classification": ["--model.teacher", "tagger", "--model.student.layers", "2", "--data.source", "ner"],
 }
 HEADS = {
     "retrieval": "DistilBertModel",
     "distilbert-pretrain": "DistilBertForMaskedLM",
-    "minilm": "DistilBertForMaskedLM",
-    "tinybert-general": "BertForMaskedLM",
+    # a head that no loss trains is not saved
+    "minilm": "DistilBertModel",
+    "tinybert-general": "BertModel",
     "distilbert-finetune": "BertForSequenceClassification",
     "finetune": "BertForSequenceClassification",
-    "tinybert-intermediate": "BertForSequenceClassification",
+    "question-answering": "DistilBertForQuestionAnswering",
+    "reranking": "BertForSequenceClassification",
+    "tinybert-intermediate": "BertModel",
     "tinybert-prediction": "BertForSequenceClassification",
+    "token-classification": "DistilBertForTokenClassification",
 }
 
 # what trains no head has no score by which an epoch could be the best
@@ -47,17 +64,25 @@ def workplace(
     tiny_teacher_dir: Path,
     tiny_mlm_dir: Path,
     tiny_bert_dir: Path,
+    tiny_reader_dir: Path,
+    tiny_tagger_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     for name, source in (("teacher", tiny_teacher_dir), ("mlm", tiny_mlm_dir), ("encoder", tiny_bert_dir)):
         shutil.copytree(source, tmp_path / name)
-    for name in ("data", "text", "pairs"):
+    shutil.copytree(tiny_reader_dir, tmp_path / "reader")
+    save_squad(tmp_path / "squad")
+    shutil.copytree(tiny_tagger_dir, tmp_path / "tagger")
+    for name in ("data", "text", "pairs", "mined", "ner"):
         (tmp_path / name).mkdir()
     for split in ("train", "dev"):
         rows = [f"the {'great' if row % 2 else 'dull'} movie is number {row}\t{row % 2}" for row in range(64)]
         (tmp_path / "data" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows, ""]))
         pairs = [{"query": f"movie {row}", "document": f"the story of movie {row}"} for row in range(64)]
         (tmp_path / "pairs" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+        (tmp_path / "ner" / f"{split}.txt").write_text("the O\nold I-PER\nman I-PER\n\nin O\nRome I-LOC\n\n" * 16)
+        mined = [pair | {"negatives": ["the big house", "a tree"]} for pair in pairs]
+        (tmp_path / "mined" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, mined)))
     words = "the man in the big city is old and the story of his child is very long and good"
     (tmp_path / "text" / "raw.txt").write_text("\n".join(f"{words} {row}" for row in range(160)))
     monkeypatch.chdir(tmp_path)
@@ -68,15 +93,80 @@ def test_every_recipe_is_tested():
     assert sorted(ARGUMENTS) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", sorted(ARGUMENTS))
-def test_recipe_trains_two_steps_and_saves_a_student(recipe: str, workplace: Path):
-    limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "accumulate_grad_batches": 1}
+def fit(recipe: str, *more: str, config: str | None = None, **limits: Any) -> None:
+    limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "accumulate_grad_batches": 1} | limits
     flags = [word for name, value in limits.items() for word in (f"--trainer.{name}", str(value))]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     sizes = ["--data.batch_size", "8", "--student_dir", "student", "--trainer.default_root_dir", "runs"]
-    main(["fit", "--config", f"recipes/{recipe}.yaml", *ARGUMENTS[recipe], *sizes, *flags, *quiet])
+    file = config or f"recipes/{recipe}.yaml"
+    main(["fit", "--config", file, *ARGUMENTS[recipe], *sizes, *flags, *quiet, *more])
+
+
+@pytest.mark.parametrize("recipe", sorted(ARGUMENTS))
+def test_recipe_trains_two_steps_and_saves_a_student(recipe: str, workplace: Path):
+    fit(recipe)
     config = AutoConfig.from_pretrained(workplace / "student")
     assert config.architectures == [HEADS.get(recipe, "DistilBertForSequenceClassification")]
     assert AutoModel.from_pretrained(workplace / "student").num_parameters() > 0
     checkpoints = sorted(path.name for path in workplace.glob("runs/**/*.ckpt"))
     assert checkpoints == (["last.ckpt"] if recipe in HEADLESS else ["best.ckpt", "last.ckpt"])
+
+
+@pytest.mark.parametrize("recipe", ["distilbert-pretrain", "minilm", "tinybert-general"])
+def test_pretraining_that_is_interrupted_in_its_first_epoch_can_be_resumed(
+    recipe: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+):
+    values = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    often = [one["init_args"] for one in values["trainer"]["callbacks"] if "every_n_train_steps" in one["init_args"]]
+    assert len(often) == 1
+    assert 0 < often[0]["every_n_train_steps"] <= 500
+    often[0]["every_n_train_steps"] = 2
+    Path("mine.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    done: list[int] = []
+
+    def step(module: DistillationModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(batch_idx)
+        return training_step(module, batch, batch_idx)
+
+    training_step, handler = DistillationModule.training_step, signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationModule, "training_step", step)
+        with pytest.raises(SystemExit):
+            fit(recipe, config="mine.yaml", limit_train_batches=5)
+    signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+    (latest,) = workplace.glob("runs/**/*.ckpt")
+    assert (latest.name, torch.load(latest)["global_step"]) == ("latest.ckpt", 2)
+    assert not (workplace / "student").exists()
+    fit(recipe, "--ckpt_path", str(latest), config="mine.yaml", limit_train_batches=5)
+    assert {torch.load(path)["global_step"] for path in workplace.glob("runs/**/last.ckpt")} == {5}
+    assert (workplace / "student" / "config.json").is_file()
+
+
+def test_a_tagger_without_a_teacher(workplace: Path):
+    names = "[O, B-PER, I-PER, B-LOC, I-LOC]"
+    source = ["--model.student.source", "encoder", "--model.student.layers", "null", "--model.task.labels", names]
+    fit("token-classification", "--model.teacher", "null", *source)
+    config = AutoConfig.from_pretrained("student")
+    assert config.architectures == ["BertForTokenClassification"]
+    assert config.id2label[1] == "B-PER"
+
+
+def test_a_student_of_relations_does_not_pose_as_a_masked_language_model(workplace: Path):
+    fit("minilm")
+    with pytest.raises(DistillationError, match=r"weights of the head are missing .* would be random"):
+        MaskedWords("student")
+    fit("distilbert-pretrain")  # which trains it
+    assert MaskedWords("student", n=1).variants(["the good story"], [(0, 0)])
+
+
+@pytest.mark.parametrize(("source", "kept"), [("mlm", False), ("cut", True)])
+def test_the_first_phase_of_tinybert_saves_a_head_only_if_it_is_its_teachers(source: str, kept: bool, workplace: Path):
+    more = ["--model.student.source", "null", "--model.student.layers", "2", "--model.student.architecture", "same"]
+    fit("tinybert-intermediate", *(more if source == "cut" else []))
+    found = AutoConfig.from_pretrained("student").architectures
+    assert found == ["BertForSequenceClassification" if kept else "BertModel"]
+    shutil.move("student", "mlm-intermediate")
+    fit("tinybert-prediction", "--model.student.source", "mlm-intermediate")
+    assert AutoConfig.from_pretrained("student").architectures == ["BertForSequenceClassification"]

@@ -19,6 +19,8 @@ from lightning_distilbert import (
     DistillationLoss,
     DistillationModule,
     HiddenStates,
+    MaskedLM,
+    MaskedLMData,
     SoftTargets,
     Student,
     TextClassification,
@@ -38,6 +40,9 @@ WORDS = "the a good bad great dull movie story actor long short loss model of an
 DRAW = random.Random(0)
 # 22 rows in batches of 4: six steps an epoch, twelve in all
 ROWS = [{"text": " ".join(DRAW.choices(WORDS, k=DRAW.randint(1, 12))), "label": i % 2} for i in range(22)]
+
+
+DRAW_STREAM = [DRAW.choices(WORDS, k=DRAW.randint(4, 9)) for _ in range(22)]
 
 
 def make_data(**options: Any) -> TextClassificationData:
@@ -117,14 +122,11 @@ def test_from_a_checkpoint_of_any_step(tiny_teacher_dir: Path, tmp_path: Path, o
         assert trainer.global_step == last
 
 
-@pytest.mark.parametrize("validate", [True, False])
-def test_from_a_checkpoint_of_an_epochs_end(tiny_teacher_dir: Path, tmp_path: Path, validate: bool):
-    """With a limit in steps, and nothing to validate on, Lightning would train on in the old epoch."""
-    options = {"max_steps": 12, "max_epochs": -1, "accumulate_grad_batches": 4}
+@pytest.mark.parametrize("validations", [1.0, 0])
+def test_from_a_checkpoint_of_an_epochs_end(tiny_teacher_dir: Path, tmp_path: Path, validations: float):
+    """With a limit in steps, and without validation, Lightning would train on in the old epoch."""
+    options = {"max_steps": 12, "max_epochs": -1, "accumulate_grad_batches": 4, "limit_val_batches": validations}
     epochs: list[int] = []
-
-    def data() -> TextClassificationData:
-        return TextClassificationData({"train": ROWS} | ({"dev": ROWS[:6]} if validate else {}), batch_size=4)
 
     class Epochs(Callback):
         def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
@@ -135,15 +137,49 @@ def test_from_a_checkpoint_of_an_epochs_end(tiny_teacher_dir: Path, tmp_path: Pa
         dirpath=tmp_path, filename="{step}", every_n_epochs=1, save_top_k=-1, save_on_train_epoch_end=True
     )
     trainer = make_trainer(tmp_path, each_epoch, Epochs(), **options)
-    trainer.fit(module, data())
+    trainer.fit(module, make_data())
     whole = list(epochs)
     assert whole == [epoch for epoch in range(6) for _ in range(6)]
     for step in (2, 6):
         epochs.clear()
         found, trainer = resume(
-            make_module(tiny_teacher_dir), data(), tmp_path, f"step={step}.ckpt", Epochs(), **options
+            make_module(tiny_teacher_dir), make_data(), tmp_path, f"step={step}.ckpt", Epochs(), **options
         )
         assert epochs == whole[3 * step :]
+        assert differing(found, weights(module)) == []
+
+
+@pytest.mark.parametrize("at_the_end", [True, False])
+@pytest.mark.parametrize("rows", [22, 16])
+def test_from_a_checkpoint_of_a_streams_end(tiny_mlm_dir: Path, tmp_path: Path, rows: int, at_the_end: bool):
+    """Lightning does not know the length of a stream, and would count the batches of the next epoch on."""
+    options = {"max_steps": 8, "max_epochs": -1, "accumulate_grad_batches": 4}
+    batches: list[tuple[int, int]] = []
+
+    class Batches(Callback):
+        def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            batches.append((trainer.current_epoch, batch_idx))
+
+    def data() -> MaskedLMData:
+        texts = [{"text": " ".join(DRAW_STREAM[row])} for row in range(rows)]
+        return MaskedLMData({"train": texts}, streaming=True, min_length=3, batch_size=4, tokenizer=str(tiny_mlm_dir))
+
+    def build() -> DistillationModule:
+        torch.manual_seed(1)
+        student = Student(source=str(tiny_mlm_dir), layers=1)
+        return DistillationModule(MaskedLM(), tiny_mlm_dir, student, "logits", learning_rate=1e-3)
+
+    when = {"every_n_epochs": 1, "save_on_train_epoch_end": True} if at_the_end else {"every_n_train_steps": 1}
+    module = build()
+    checkpoints = ModelCheckpoint(dirpath=tmp_path, filename="{step}", save_top_k=-1, **when)
+    make_trainer(tmp_path, checkpoints, Batches(), **options).fit(module, data())
+    whole, ends = list(batches), [-(-rows // 16) * epoch for epoch in (1, 2, 3)]
+    number = -(-rows // 4)  # batches in an epoch
+    assert whole == [(epoch, batch) for epoch in range(8 // ends[0]) for batch in range(number)]
+    for epoch, step in enumerate(ends, start=1):
+        batches.clear()
+        found, _ = resume(build(), data(), tmp_path, f"step={step}.ckpt", Batches(), **options)
+        assert batches == whole[number * epoch :]
         assert differing(found, weights(module)) == []
 
 

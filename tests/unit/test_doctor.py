@@ -46,12 +46,15 @@ def test_label_names_come_in_the_order_of_their_numbers():
     assert doctor.label_names(BertConfig(id2label={0: "LABEL_0", 1: "good"})) == ["LABEL_0", "good"]
 
 
-def test_labels_in_another_order_or_of_other_names_are_refused():
-    doctor.check_labels(["No", "Yes"], ["no", "yes"])
-    doctor.check_labels(None, ["no", "yes"])
-    doctor.check_labels(["no", "yes"], None)
-    with pytest.raises(DistillationError, match=r"the same in another order\. Use .* labels=\['yes', 'no'\]"):
-        doctor.check_labels(["no", "yes"], ["yes", "no"])
+def test_labels_in_another_order_are_paired_by_name_and_other_names_refused():
+    for ours, theirs in ((["No", "Yes"], ["no", "yes"]), (None, ["no", "yes"]), (["no", "yes"], None), ([], ["a"])):
+        assert doctor.check_labels(ours, theirs) is None
+    assert doctor.check_labels(["no", "yes"], ["yes", "no"]) == [1, 0]
+    assert doctor.check_labels(["A", "b", "C"], ["c", "a", "B"]) == [1, 2, 0]
+    assert doctor.check_labels(["it", "IT", "a"], ["IT", "a", "it"]) == [2, 0, 1]  # case counts where it has to
+    for ours, theirs in ((["it", "IT"], ["IT", "It"]), (["a", "a", "b"], ["a", "b", "a"]), (["a", "b"], ["a", "a"])):
+        with pytest.raises(DistillationError, match="Use the teacher's names"):  # of which nobody knows which is meant
+            doctor.check_labels(ours, theirs)
     with pytest.raises(
         DistillationError, match=r"are \['no', 'yes'\], those of the teacher are \['a', 'b', 'c'\]\. Use"
     ):

@@ -461,3 +461,23 @@ def test_student_made_without_a_teacher_names_none(tiny_teacher_dir: Path, tmp_p
     folder = make(None, student=str(tiny_teacher_dir)).save_student(tmp_path / "student")
     details = json.loads((folder / "config.json").read_text(encoding="utf-8"))["lightning_distilbert"]
     assert (details["teacher"], details["objectives"]) == (None, [])
+
+
+@pytest.mark.parametrize(("precision", "within"), [("bf16-mixed", "eager"), ("32-true", "sdpa")])
+def test_a_fit_attends_in_the_faster_way(tiny_teacher_dir: Path, tmp_path: Path, precision: str, within: str):
+    found = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            found.append(module.student.config._attn_implementation)
+
+    for spec in (Student(layers=1, dropout=0.1), Student(layers=1, dropout=0.1, attn_implementation="sdpa")):
+        module = DistillationModule(TextClassification(num_labels=2), str(tiny_teacher_dir), spec)
+        trainer = Trainer(
+            max_steps=1, accelerator="cpu", precision=precision, callbacks=[Look()], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(module, TextClassificationData({"train": [{"text": "good", "label": 1}] * 2}))
+        assert module.student.config._attn_implementation == "sdpa"
+    assert found == [within, "sdpa"]

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel
 
-from lightning_distilbert.precision import auto_precision
+from lightning_distilbert.precision import auto_precision, choose_attention
+from tests.encoders import model_of
 
 
 @pytest.fixture
@@ -47,3 +49,18 @@ def test_gpu_that_only_emulates_bfloat16_computes_in_float32(supported, precisio
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
     assert auto_precision() == precision
     assert asked == [False]
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "electra"])
+def test_attention_is_plain_only_where_the_fused_one_cannot_serve(name):
+    cpu, model = torch.device("cpu"), model_of(name, AutoModel)
+    assert choose_attention(model, torch.device("cuda"), "bf16-mixed") is None
+    assert choose_attention(model, cpu, "32-true") is None
+    assert model.config._attn_implementation == "sdpa"
+    assert choose_attention(model, cpu, "bf16-mixed") == "sdpa"
+    assert model.config._attn_implementation == "eager"
+    assert choose_attention(model, cpu, "bf16-mixed") is None  # it is as it should be
+    model.set_attn_implementation("sdpa")
+    model.config.attention_probs_dropout_prob = model.config.attention_dropout = 0.0
+    assert choose_attention(model, cpu, "bf16-mixed") is None
+    assert choose_attention(torch.nn.Linear(1, 1), cpu, "bf16-mixed") is None

@@ -254,3 +254,13 @@ def test_contradicting_descriptions_are_refused():
         Student(layers=2).build(None)
     with pytest.raises(DistillationError, match="model_type=None"):
         Student(config={}).build(None)
+
+
+def test_attn_implementation_is_set_and_refused():
+    teacher = model_of("bert", AutoModelForSequenceClassification, num_labels=2)
+    for name in ("eager", "sdpa"):
+        model = Student(layers=1, attn_implementation=name).build(teacher, CLASSIFIER)
+        assert model.config._attn_implementation == name
+    assert Student(layers=1, attn_implementation="eager").to_config()["init_args"]["attn_implementation"] == "eager"
+    with pytest.raises(DistillationError, match=r"attn_implementation='fastest'\) is not to be had for DistilBert"):
+        Student(layers=1, attn_implementation="fastest").build(teacher, CLASSIFIER)

@@ -7,7 +7,14 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from lightning_distilbert.architectures import logits_at
@@ -47,13 +54,13 @@ KINDS = {
 EVERYTHING = {"logits", "hidden_states", "embedding"}
 
 
-def make(kind, auto=AutoModelForSequenceClassification):
+def make(kind, auto=AutoModelForSequenceClassification, **changes):
     torch.manual_seed(0)
     values = KINDS[kind] | {
         name: COMMON[name] for name in ("vocab_size", "max_position_embeddings", "initializer_range")
     }
     values |= {"pad_token_id": 0, "num_labels": 3} | ({} if kind == "distilbert" else COMMON)
-    return auto.from_config(CONFIG_MAPPING[kind](**values | KINDS[kind])).eval()
+    return auto.from_config(CONFIG_MAPPING[kind](**values | KINDS[kind] | changes)).eval()
 
 
 def make_inputs(seed=0, rows=2, length=6):
@@ -404,3 +411,36 @@ def test_logits_and_embeddings_are_found_in_what_models_return():
     for nothing in (torch.zeros(2, 3, 4), {"embedding": logits}, None):
         with pytest.raises(DistillationError, match="No sentence embedding in the output"):
             find_embedding(nothing)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("as_tuple", [False, True])
+def test_a_head_that_points_into_the_text_gives_start_and_end_as_two_distributions(kind, as_tuple):
+    model, inputs = make(kind, AutoModelForQuestionAnswering, num_labels=2), make_inputs()
+    extra = {"return_dict": False} if as_tuple else {}
+    where = torch.tensor([[True, False, False, True, True, False], [True, False, True, True, False, False]])
+    with Taps(model, "", {"logits"}, batch={**inputs, "span_mask": where}) as taps:
+        model(**inputs, **extra)
+    signals = taps.records[0].signals
+    output = model(**inputs)
+    assert torch.equal(signals.logits, torch.cat([output.start_logits, output.end_logits]))
+    assert torch.equal(signals.classes, torch.cat([where, where]))
+    assert torch.equal(signals.logits_mask(), torch.ones(4, dtype=torch.bool))
+
+
+def test_without_a_word_of_the_data_token_types_tell_where_an_answer_may_stand():
+    model, inputs = make("bert", AutoModelForQuestionAnswering, num_labels=2), make_inputs()
+    types = torch.tensor([[0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
+    with Taps(model, "", {"logits"}, batch={**inputs, "token_type_ids": types}) as taps:
+        model(**inputs)
+    expected = (types == 1) & inputs["attention_mask"].bool()
+    expected[:, 0] = True
+    assert torch.equal(taps.records[0].signals.classes, expected.repeat(2, 1))
+    with Taps(model, "", {"logits"}) as taps:
+        model(inputs["input_ids"])
+    assert taps.records[0].signals.classes.all()
+    with (
+        pytest.raises(DistillationError, match=r"span_mask has to be \(batch, sequence\)"),
+        Taps(model, "", {"logits"}, batch={**inputs, "span_mask": expected[:, :4]}),
+    ):
+        model(**inputs)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lightning_distilbert.data.augmentation import augment_file, augment_rows, options_of, write_rows
+from lightning_distilbert.data.augmentation import augment_file, augment_rows, options_of
 from lightning_distilbert.data.readers import read_rows
 from lightning_distilbert.data.text_classification import TextClassificationData
 from lightning_distilbert.data.words import CorpusWords, WordAugmenter
@@ -129,6 +128,7 @@ def test_columns_header_and_delimiter_are_those_of_the_readers(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_text("x;text\n1;great film\n", encoding="utf-8")
     options: dict[str, Any] = {"method": "words", "operations": ["swap"], "n": 9, "delimiter": ";", "label": "x"}
+    options["overwrite"] = True
     output = tmp_path / "new.jsonl"
     assert augment_file(path, output, **options) == (1, 1)
     assert augment_file(path, output, columns=["x", "text"], header=True, keep_labels=True, **options) == (1, 1)
@@ -136,23 +136,6 @@ def test_columns_header_and_delimiter_are_those_of_the_readers(tmp_path: Path):
     assert augment_file(path, output, columns=["x", "text"], **options) == (2, 1)
     with pytest.raises(DistillationError, match=r"suffix '.txt'"):
         augment_file(path, output, **{**options, "delimiter": None})
-
-
-def test_output_appears_when_it_is_complete(tmp_path: Path):
-    path = tmp_path / "new.jsonl"
-    path.write_text("old", encoding="utf-8")
-
-    def broken():
-        yield {"text": "a"}
-        raise RuntimeError("no more")
-
-    with pytest.raises(RuntimeError, match="no more"):
-        write_rows(broken(), path)
-    assert path.read_text(encoding="utf-8") == "old"
-    assert list(tmp_path.iterdir()) == [path]
-    assert write_rows([{"text": "caf\u00e9\n"}], path) == 1
-    assert path.read_text(encoding="utf-8") == '{"text": "caf\u00e9\\n"}\n'
-    assert json.loads(path.read_text(encoding="utf-8")) == {"text": "caf\u00e9\n"}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +146,8 @@ def test_output_appears_when_it_is_complete(tmp_path: Path):
         ({"text": "words"}, "train.tsv has no column 'words'"),
         ({"output": "new.tsv"}, "'new.tsv' holds JSON lines"),
         ({"output": "folder.jsonl"}, "'folder.jsonl' is a folder"),
-        ({"source": "own.jsonl", "output": "./own.jsonl"}, "is the input, which would be lost"),
+        ({"output": "own.jsonl"}, "'own.jsonl' is there already.*overwrite=True"),
+        ({"source": "own.jsonl", "output": "./own.jsonl", "overwrite": True}, "is the input, which would be lost"),
         ({"method": "glove"}, "was given 'glove': choose one of 'mlm', 'words'"),
         ({"method": "mlm"}, "method='mlm' needs a model"),
         ({"model": "teacher"}, "method='words' uses no model"),

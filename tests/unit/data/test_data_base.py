@@ -1,4 +1,6 @@
+import gzip
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import jsonargparse
@@ -7,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from lightning_distilbert._compat import LightningModule, Trainer
-from lightning_distilbert.data import TextClassificationData, TextData
+from lightning_distilbert.data import RetrievalData, TextClassificationData, TextData
 from lightning_distilbert.errors import DistillationError
 
 ROWS = [{"text": " ".join(["good"] * (1 + i * 5 % 11)), "label": i} for i in range(23)]
@@ -211,3 +213,55 @@ def test_the_command_line_can_build_it(tmp_path, tokenizer_dir):
     assert data.tokenizer == str(tokenizer_dir)
     plain = parser.parse_args(["--data=lightning_distilbert.data.RetrievalData", "--data.source=owner/name:sst2"])
     assert parser.instantiate(plain).data.source == "owner/name:sst2"
+
+
+# -- unlabelled text files ---------------------------------------------------------------------------------------------
+
+LINES = ["a long story", "the best of all films", "a dull plot"]
+
+
+def write_lines(path: Path) -> Path:
+    text = "\n".join([LINES[0], "", f"  {LINES[1]} ", LINES[2], ""]).encode()
+    if path.suffix == ".zst":
+        text = pytest.importorskip("zstandard").compress(text)
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["more.txt", "more.txt.gz", "more.TXT.zst"])
+@pytest.mark.parametrize("as_split", [True, False])
+def test_unlabelled_text_files_have_a_text_in_each_line(name: str, as_split: bool, tmp_path: Path, tokenizer):
+    path = write_lines(tmp_path / name)
+    source = {"train": str(path)} if as_split else path
+    labelled = {"train": [{"text": "a great movie", "label": 1}, {"text": "a dull plot", "label": 0}]}
+    (batch,) = TextClassificationData(labelled, unlabelled=source, tokenizer=tokenizer).train_dataloader()
+    found = {tokenizer.decode(ids, skip_special_tokens=True) for ids in batch["input_ids"][batch["labels"] == -100]}
+    assert found == set(LINES)
+    assert sorted(batch["labels"].tolist()) == [-100] * 3 + [0, 1]
+    documents = RetrievalData({"train": [("who", "me")]}, unlabelled=source, tokenizer=tokenizer).train_dataloader()
+    assert [batch["document"]["input_ids"].shape[0] for batch in documents] == [4]
+
+
+def test_unlabelled_text_files_that_do_not_fit_are_refused(tmp_path: Path, tokenizer):
+    def fails(unlabelled: object, match: str, **options: object) -> None:
+        data = TextClassificationData({"dev": ROWS}, unlabelled=unlabelled, tokenizer=tokenizer, **options)
+        with pytest.raises(DistillationError, match=match):
+            data.setup("fit")
+
+    path = tmp_path / "more.txt"
+    path.write_text("one text\n", encoding="utf-8")
+    fails(path, r"one text in each line, and a row here has 2, \['text', 'label'\]", text=["text", "label"], label=None)
+    fails("nowhere.txt.gz", r"There is no file or folder 'nowhere\.txt\.gz' \(working folder: [^)]*\)\.$")
+    fails("nowhere.txt", r"There is no file or folder 'nowhere\.txt' \(working folder: [^)]*\)\.$")  # and no hub name
+    (tmp_path / "empty.txt").write_text("\n \n", encoding="utf-8")
+    fails(tmp_path / "empty.txt", "empty.txt holds no text")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    fails(tmp_path / "binary.txt", "UTF-8")
+
+
+def test_a_text_file_with_a_delimiter_stays_a_table(tmp_path: Path, tokenizer):
+    path = tmp_path / "table.txt"
+    path.write_text("text;other\na film;x\n", encoding="utf-8")
+    data = TextClassificationData({"dev": ROWS}, unlabelled=path, delimiter=";", label=None, tokenizer=tokenizer)
+    (batch,) = data.train_dataloader()
+    assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch["input_ids"]] == ["a film"]

@@ -46,12 +46,43 @@ def test_qrels_are_splits(tmp_path, name, split):
 
 
 def test_equal_documents_become_one(tmp_path):
-    corpus = [*CORPUS, {"_id": "d4", "text": "dogs  bark".replace("  ", " ")}]
-    folder = write(tmp_path, corpus=corpus, qrels=[("q2", "d2", 1), ("q2", "d4", 2)])
+    corpus = [*CORPUS[:2], {"_id": "d4", "text": "dogs  bark".replace("  ", " ")}, CORPUS[2]]
+    folder = write(tmp_path, corpus=corpus, qrels=[("q2", "d2", 1), ("q2", "d4", 2), ("q2", "d3", 1)])
     with pytest.warns(UserWarning, match="1 of 4 documents have the text of another"):
         split = read_beir(folder)
     assert len(split.documents) == 3
-    assert split.relevant == [{1: 2.0}]
+    assert split.relevant == [{1: 2.0, 2: 1.0}]
+    assert split.document_ids == ["d1", "d2", "d3"]
+
+
+def test_ids_are_those_of_the_folder_in_the_order_of_the_texts(tmp_path):
+    split = read_beir(write(tmp_path))
+    assert split.query_ids == ["q2", "q1"]
+    assert split.document_ids == ["d1", "d2", "d3"]
+
+
+def test_texts_without_ids_are_numbered():
+    split = RetrievalSplit.from_pairs([("a", "x"), ("b", "x"), ("a", "y")])
+    assert (split.query_ids, split.document_ids) == (["q0", "q1"], ["d0", "d1"])
+    assert RetrievalSplit(["a"], ["x"], [{}], ["first"], ["second"]).document_ids == ["second"]
+    with pytest.raises(DistillationError, match="2 document_ids are given for 1 texts"):
+        RetrievalSplit(["a"], ["x"], [{}], ["q"], ["d", "e"])
+
+
+def test_judgements_without_a_header_lose_no_line(tmp_path):
+    folder = write(tmp_path)
+    path = folder / "qrels" / "test.tsv"
+    expected = read_beir(folder)
+    path.write_text(path.read_text().partition("\n")[2])
+    assert read_beir(folder) == expected
+    path.write_text("q1\td1\t1\nq1\td9\t1\n")
+    with pytest.raises(DistillationError, match=r"1 lines name a document .* the first 'd9' \(line 2\)"):
+        read_beir(folder)
+
+
+def test_of_a_judgement_that_comes_twice_the_higher_counts(tmp_path):
+    folder = write(tmp_path, qrels=[("q1", "d1", 1), ("q1", "d1", 2), ("q1", "d1", 0)])
+    assert read_beir(folder).relevant == [{0: 2.0}]
 
 
 def test_queries_without_relevant_documents_are_left_out_with_their_number(tmp_path):
@@ -81,6 +112,9 @@ def test_empty_texts_are_kept_and_counted(tmp_path):
         ({"qrels": []}, "holds no rows"),
         ({"corpus": [{"id": "d1", "text": "a"}]}, r"corpus\.jsonl, row 1: it needs '_id' and 'text', and has \['id'"),
         ({"corpus": [*CORPUS, CORPUS[0]]}, r"corpus\.jsonl, row 4: the _id 'd1' comes twice"),
+        ({"queries": [*QUERIES, QUERIES[1]]}, r"queries\.jsonl, row 4: the _id 'q2' comes twice"),
+        ({"queries": []}, r"queries\.jsonl holds no rows"),
+        ({"qrels": [("q1", "d1", "")]}, r"test\.tsv, line 2: the score '' is not a whole number"),
         ({"corpus": [{"_id": "d1", "text": 4}]}, "row 1: title '' or text 4 is not a string"),
         ({"corpus": []}, r"corpus\.jsonl holds no rows"),
     ],

@@ -29,7 +29,7 @@ def decode(tokenizer, batch):
 def test_training_batches_pair_queries_with_documents(tokenizer):
     data = RetrievalData({"train": PAIRS}, tokenizer=tokenizer, batch_size=5)
     (batch,) = data.train_dataloader()
-    assert set(batch) == {"query", "document", "query_index", "document_index"}
+    assert set(batch) == {"query", "document", "query_index", "document_index", "relevant_index"}
     seen = list(zip(decode(tokenizer, batch["query"]), decode(tokenizer, batch["document"]), strict=True))
     assert sorted(seen) == sorted(PAIRS)
     for side, index in (("query", "query_index"), ("document", "document_index")):
@@ -177,3 +177,162 @@ def test_both_sides_are_encoded_for_a_teacher_with_another_tokenizer(tokenizer, 
         "relevant",
         "grades",
     }
+
+
+MINED = [
+    {
+        "query": "who sleeps",
+        "document": "the cat",
+        "negatives": ["a dog", "the man", "the child"],
+        "scores": [4, 3, 2, 1],
+    },
+    {"query": "who works", "document": "the woman", "negatives": ["the cat"], "scores": [9, 8]},
+    {"query": "who works", "document": "the man", "negatives": [], "scores": [7]},
+]
+
+
+def rows_of(tokenizer, batch):
+    """The documents of each query, None for a row without a token, and their scores."""
+    size = len(batch["query_index"])
+    documents = [text or None for text in decode(tokenizer, batch["document"])]
+    queries = decode(tokenizer, batch["query"])
+    scores = batch["scores"].tolist() if "scores" in batch else [[]] * size
+    return {(queries[i], documents[i]): (documents[i::size], scores[i]) for i in range(size)}
+
+
+def test_hard_negatives_stand_below_the_answers(tokenizer):
+    data = RetrievalData({"train": MINED}, tokenizer=tokenizer, num_negatives=2, negative_choice="first")
+    (batch,) = data.train_dataloader()
+    assert batch["document"]["input_ids"].shape[0] == batch["document_index"].shape[0] == 9
+    assert batch["scores"].shape == (3, 3)
+    found = rows_of(tokenizer, batch)
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    assert found["who sleeps", "the cat"] == (["the cat", "a dog", "the man"], [4.0, 3.0, 2.0])
+    assert found["who works", "the woman"] == (["the woman", "the cat", None], [9.0, 8.0, nan])
+    assert found["who works", "the man"] == (["the man", None, None], [7.0, nan, nan])
+    missing = ~batch["document"]["attention_mask"].any(dim=1)
+    assert (batch["document_index"] == -1).tolist() == missing.tolist()
+    texts = [text for text in decode(tokenizer, batch["document"]) if text]
+    assert len(set(batch["document_index"][~missing].tolist())) == len(set(texts)) < len(texts)
+    # both documents that answer one query are named for either
+    number = dict(zip(decode(tokenizer, batch["document"]), batch["document_index"].tolist(), strict=True))
+    for query, relevant in zip(decode(tokenizer, batch["query"]), batch["relevant_index"].tolist(), strict=True):
+        expected = {number["the cat"], -2} if query == "who sleeps" else {number["the woman"], number["the man"]}
+        assert set(relevant) == expected
+
+
+def test_the_number_of_negatives(tokenizer):
+    sizes = {}
+    for number in (0, 1, 3):
+        data = RetrievalData({"train": MINED}, tokenizer=tokenizer, num_negatives=number)
+        (batch,) = data.train_dataloader()
+        sizes[number] = len(batch["document_index"])
+        assert ("scores" in batch) == (number > 0)
+    assert sizes == {0: 3, 1: 6, 3: 12}
+    with pytest.warns(UserWarning, match="num_negatives=5, and no row has more than 3 negatives"):
+        (batch,) = RetrievalData({"train": MINED}, tokenizer=tokenizer, num_negatives=5).train_dataloader()
+    assert len(batch["document_index"]) == 12
+    with pytest.raises(DistillationError, match="num_negatives=-1"):
+        RetrievalData({"train": MINED}, num_negatives=-1)
+    with pytest.raises(DistillationError, match=r"RetrievalData\(negative_choice=\.\.\.\) was given 'hard'"):
+        RetrievalData({"train": MINED}, negative_choice="hard")
+
+
+MANY = [
+    {"query": f"who {i}", "document": f"the cat {i}", "negatives": [f"a dog {i} {j}" for j in range(6)]}
+    for i in range(20)
+]
+
+
+def epochs(tokenizer, count=2, rank=None, **options):
+    """What each epoch draws for each query."""
+    data = RetrievalData({"train": MANY}, tokenizer=tokenizer, batch_size=4, num_negatives=2, **options)
+    if rank is not None:
+        data.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2, "rank": rank})
+    loader = data.train_dataloader()
+    found = []
+    for epoch in range(count):
+        loader.sampler.set_epoch(epoch)
+        drawn = {}
+        for batch in loader:
+            assert "scores" not in batch
+            drawn |= {query: documents[1:] for (query, _), (documents, _) in rows_of(tokenizer, batch).items()}
+        found.append(drawn)
+    return found
+
+
+def test_negatives_are_drawn_anew_in_each_epoch_and_alike_in_each_run(tokenizer):
+    first, second = epochs(tokenizer)
+    assert first.keys() == second.keys() == {row["query"] for row in MANY}
+    for row in MANY:
+        assert len(set(first[row["query"]])) == 2
+        assert set(first[row["query"]]) <= set(row["negatives"])
+    assert sum(first[query] != second[query] for query in first) > 10
+    assert epochs(tokenizer) == [first, second]
+    assert epochs(tokenizer, seed=1)[0] != first
+    chosen = epochs(tokenizer, negative_choice="first")
+    assert chosen[0] == chosen[1] == {row["query"]: row["negatives"][:2] for row in MANY}
+
+
+def test_each_process_draws_what_one_process_draws(tokenizer):
+    first, second = (epochs(tokenizer, rank=rank) for rank in (0, 1))
+    for epoch, whole in enumerate(epochs(tokenizer)):
+        assert first[epoch] | second[epoch] == whole
+        assert not first[epoch].keys() & second[epoch].keys()
+
+
+def test_drawing_goes_on_in_the_middle_of_an_epoch(tokenizer):
+    def loader():
+        return RetrievalData({"train": MANY}, tokenizer=tokenizer, batch_size=4, num_negatives=2).train_dataloader()
+
+    whole, resumed = loader(), loader()
+    whole.sampler.set_epoch(3)
+    batches = iter(whole)
+    next(batches)
+    resumed.load_state_dict(whole.state_dict())
+    for ours, theirs in zip(batches, resumed, strict=True):
+        assert torch.equal(ours["document_index"], theirs["document_index"])
+        assert torch.equal(ours["document"]["input_ids"], theirs["document"]["input_ids"])
+
+
+def test_lengths_count_the_longest_document(tokenizer):
+    rows = [{"query": "who", "document": "cat", "negatives": ["dog", "the old man and the woman"]}] * 2
+    size = {text: len(tokenizer(text)["input_ids"]) for text in ("who", "cat", "the old man and the woman")}
+    data = RetrievalData({"train": rows}, tokenizer=tokenizer)
+    data.setup("fit")
+    assert data._encoded["train"].lengths.tolist() == [size["who"] + size["the old man and the woman"]] * 2
+    bare = RetrievalData({"train": rows}, tokenizer=tokenizer, num_negatives=0)
+    bare.setup("fit")
+    assert bare._encoded["train"].lengths.tolist() == [size["who"] + size["cat"]] * 2
+    assert len(bare._encoded["train"].documents) == 1  # negatives are not even tokenised
+
+
+def test_negatives_by_their_ids_in_a_beir_folder(tmp_path, tokenizer):
+    (tmp_path / "beir").mkdir()
+    folder = beir(tmp_path / "beir")
+    mined = tmp_path / "mined.jsonl"
+    mined.write_text(json.dumps({"query_id": "q0", "document_id": "d4", "negative_ids": ["d5", "d1"]}))
+    data = RetrievalData({"train": mined, "test": folder}, tokenizer=tokenizer, num_negatives=2)
+    (batch,) = data.train_dataloader()
+    assert sorted(decode(tokenizer, batch["document"])) == ["document 1", "document 4", "document 5"]
+    assert decode(tokenizer, batch["query"]) == ["who 0"]
+    assert data.retrieval_split("train") == RetrievalSplit.from_pairs([("who 0", "document 4")])
+
+
+def test_negatives_beside_documents_without_a_query(tokenizer):
+    data = RetrievalData({"train": MINED[:2]}, unlabelled=["the big house"], tokenizer=tokenizer, num_negatives=1)
+    (batch,) = data.train_dataloader()
+    found = rows_of(tokenizer, batch)
+    assert found["", "the big house"][0] == ["the big house", None]
+    assert batch["scores"].isnan().sum() == 2
+
+
+def test_negatives_are_encoded_for_a_teacher_with_another_tokenizer(tokenizer, tokenizer_dir):
+    other = AutoTokenizer.from_pretrained(tokenizer_dir)
+    other.add_tokens(["who works"])
+    data = RetrievalData({"train": MINED}, tokenizer=tokenizer, num_negatives=2)
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(teacher_tokenizer=other))
+    (batch,) = data.train_dataloader()
+    theirs = {name: batch["document"][f"teacher_{name}"] for name in ("input_ids", "attention_mask")}
+    assert decode(other, theirs) == decode(tokenizer, batch["document"])
+    assert torch.equal(theirs["attention_mask"].any(dim=1), batch["document"]["attention_mask"].any(dim=1))

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_distilbert.functional import chunked, chunked_forward_kl, forward_kl, soft_targets
+from lightning_distilbert.functional import (
+    chunked,
+    chunked_cross_entropy,
+    chunked_forward_kl,
+    forward_kl,
+    soft_targets,
+)
 
 VOCABULARY = 30_522
 NEVER = -math.inf
@@ -166,3 +172,69 @@ def test_the_float32_copies_never_stand_in_memory():
     with Largest() as whole:
         soft_targets(student, teacher, divergence="reverse").backward()
     assert whole.elements == student.numel()
+
+
+# -- cross-entropy -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_cross_entropy_is_torch_s_with_another_weight_for_each_row(dtype):
+    student = logits(40, VOCABULARY, dtype=dtype)
+    student[:, 7:9] = NEVER
+    targets = torch.randint(100, VOCABULARY, (40,), generator=torch.Generator().manual_seed(2))
+    weights = torch.linspace(-1.0, 3.0, 40)
+    student.requires_grad_()
+    twin = student.detach().double().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = chunked_cross_entropy(student, targets)
+    expected = torch.nn.functional.cross_entropy(twin, targets, reduction="none")
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    (found * weights).sum().backward(retain_graph=True)
+    (expected * weights).sum().backward()
+    close(student.grad, twin.grad, dtype)
+    first = student.grad.clone()
+    (found * weights).sum().backward()  # what is kept for it is not changed by it
+    torch.testing.assert_close(student.grad, 2 * first)
+
+
+@pytest.mark.parametrize("elements", [1, 50, 64, 10_000])
+def test_cross_entropy_of_any_size_of_chunk(elements: int, monkeypatch: pytest.MonkeyPatch):
+    student, targets = logits(13, 11).requires_grad_(), torch.arange(13) % 11
+    expected = torch.nn.functional.cross_entropy(student, targets)
+    (wanted,) = torch.autograd.grad(expected, student)
+    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", elements)
+    found = chunked_cross_entropy(student, targets).mean()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, student)[0], wanted)
+
+
+def test_cross_entropy_without_gradients_and_without_rows():
+    student, targets = logits(3, 5), torch.tensor([0, 4, 2])
+    assert not chunked_cross_entropy(student, targets).requires_grad
+    with torch.no_grad():
+        assert not chunked_cross_entropy(student.requires_grad_(), targets).requires_grad
+    nothing = chunked_cross_entropy(student[:0], targets[:0])
+    assert nothing.shape == (0,)
+    nothing.sum().backward()
+    assert torch.equal(student.grad, torch.zeros(3, 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        chunked_cross_entropy(student, torch.tensor([0, 5, 2]))
+
+
+def test_cross_entropy_needs_the_memory_of_the_gradient_and_one_chunk():
+    """Nothing of the logits' size is made but the gradient, in their own type."""
+    made: list[tuple[torch.dtype, int]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            for item in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(item, torch.Tensor) and item.numel() > chunked.CHUNK_ELEMENTS:
+                    made.append((item.dtype, item.numel()))
+            return result
+
+    student = logits(40, VOCABULARY, dtype=torch.bfloat16).requires_grad_()
+    with Watch():
+        chunked_cross_entropy(student, torch.arange(40))
+    assert {dtype for dtype, _ in made} == {torch.bfloat16}

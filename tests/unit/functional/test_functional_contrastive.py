@@ -33,6 +33,73 @@ def test_agrees_with_scipy(temperature, ids):
     assert found.item() == pytest.approx(reference(queries, documents, ids, temperature), rel=1e-4)
 
 
+def with_negatives(queries=4, each=3, width=5):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(queries, width, generator=generator), torch.randn(queries * each, width, generator=generator)
+
+
+def reference_with_negatives(queries, documents, answers, ids, relevant, real, temperature=0.05):
+    """For each query, its answer against all real documents that neither hold the same text nor answer it too."""
+    total = 0.0
+    for i, query in enumerate(queries.double().numpy()):
+        vectors = {j: document.double().numpy() for j, document in enumerate(documents) if real[j]}
+        scores = {j: (1 - cosine(query, document)) / temperature for j, document in vectors.items()}
+        known = {ids[answers[i]], *relevant[i]}
+        kept = [score for j, score in scores.items() if j == answers[i] or ids[j] not in known]
+        total += logsumexp(kept) - scores[answers[i]]
+    return total / len(queries)
+
+
+def test_hard_negatives_of_all_queries_are_compared_with_each():
+    queries, documents = with_negatives()
+    everything = [range(4), range(12), [()] * 4, [True] * 12]
+    found = in_batch_contrastive(queries, documents)
+    assert found.item() == pytest.approx(reference_with_negatives(queries, documents, *everything), rel=1e-4)
+    assert found > in_batch_contrastive(queries, documents[:8]) > in_batch_contrastive(queries, documents[:4])
+
+
+def test_the_same_text_as_a_negative_of_another_query_and_other_answers_are_left_out():
+    queries, documents = with_negatives()
+    # documents 5 and 10 hold the text of the answers of queries 0 and 1; query 2 is answered by 40 and 41 too
+    ids = [10, 11, 12, 13, 40, 10, 42, 43, 41, 45, 11, 47]
+    relevant = [[10], [11], [12, 40, 41], [13]]
+    real = [True] * 9 + [False] + [True] * 2
+    padded = torch.tensor([row + [-2] * (3 - len(row)) for row in relevant])
+    expected = reference_with_negatives(queries, documents, range(4), ids, relevant, real, 1.0)
+    numbers, counts = torch.tensor(ids), torch.tensor(real)
+    documents[9] = float("nan")
+    documents.requires_grad_()
+    found = in_batch_contrastive(queries, documents, numbers, 1.0, document_rows=counts, relevant=padded)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+    found.backward()
+    assert documents.grad.isfinite().all()
+    assert documents.grad[9].abs().sum() == 0
+    clean = documents.detach().nan_to_num()
+    for changes in ({"relevant": None}, {"document_ids": None, "relevant": None}, {"document_rows": None}):
+        options = {"document_ids": numbers, "document_rows": counts, "relevant": padded} | changes
+        assert in_batch_contrastive(queries, clean, temperature=1.0, **options).item() != pytest.approx(
+            expected, rel=1e-3
+        )
+
+
+def test_answers_may_stand_anywhere():
+    queries, documents = with_negatives()
+    answers = torch.tensor([7, 2, 11, 0])
+    ids = [*range(11), 2]
+    found = in_batch_contrastive(queries, documents, torch.tensor(ids), answers=answers)
+    expected = reference_with_negatives(queries, documents, answers.tolist(), ids, [()] * 4, [True] * 12)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_query_whose_own_document_does_not_count_does_not_count():
+    queries, documents = with_negatives()
+    counts = torch.ones(12, dtype=torch.bool)
+    counts[1] = False
+    rows = torch.tensor([True, False, True, True])
+    found = in_batch_contrastive(queries, documents, document_rows=counts)
+    torch.testing.assert_close(found, in_batch_contrastive(queries, documents, rows=rows, document_rows=counts))
+
+
 def test_without_numbers_all_documents_differ():
     queries, documents = pairs()
     torch.testing.assert_close(
@@ -93,5 +160,11 @@ def test_bad_arguments_are_refused():
         in_batch_contrastive(queries, documents, temperature=0)
     with pytest.raises(DistillationError, match=r"documents of shape \(5, 5\)"):
         in_batch_contrastive(queries, documents[:5])
+    with pytest.raises(DistillationError, match=r"documents of shape \(6, 4\)"):
+        in_batch_contrastive(queries, documents[:, :4])
+    with pytest.raises(DistillationError, match=r"relevant of shape \(6, 1\) for 6 queries"):
+        in_batch_contrastive(queries, documents, relevant=torch.zeros(6, 1))
+    with pytest.raises(DistillationError, match=r"relevant of shape \(5, 1\) for 6 queries"):
+        in_batch_contrastive(queries, documents, torch.arange(6), relevant=torch.zeros(5, 1))
     with pytest.raises(DistillationError, match=r"document_ids of shape \(5,\) for 6 documents"):
         in_batch_contrastive(queries, documents, torch.arange(5))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.functional import candidate_scores, margin_mse, ranking_kl
+from lightning_distilbert.functional import arrange_scores, candidate_scores, margin_mse, ranking_kl
 
 BATCH = 3
 options = pytest.mark.parametrize(
@@ -165,3 +165,38 @@ def test_bad_arguments_are_refused():
             function(queries, queries[:2])
         with pytest.raises(DistillationError, match=r"a mask of shape \(3, 2\)"):
             function(queries, queries, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("each", [1, 3])
+def test_given_scores_are_arranged_as_scores_of_embeddings_are(own, each):
+    queries, documents = vectors(BATCH), vectors(each * BATCH, seed=1)
+    everything = queries @ documents.T
+    expected, mask = candidate_scores(queries, documents, candidates="own" if own else "batch", score="dot")
+    torch.testing.assert_close(arrange_scores(everything, len(documents), own), expected)
+    assert mask.shape == expected.shape
+    if own:
+        alone = torch.stack([everything[i, i::BATCH] for i in range(BATCH)])
+        torch.testing.assert_close(arrange_scores(alone, len(documents), own), expected)
+
+
+def test_one_query_has_all_documents_for_its_own():
+    scores = torch.tensor([[3.0, 1.0, 2.0]])
+    assert arrange_scores(scores, 3, own=True).tolist() == [[3.0, 1.0, 2.0]]
+    assert arrange_scores(scores, 3, own=False).tolist() == [[3.0, 3.0, 1.0, 2.0]]
+
+
+def test_given_scores_that_do_not_fit_are_refused():
+    with pytest.raises(DistillationError, match=r"scores of shape \(2, 3\) for 4 documents"):
+        arrange_scores(torch.zeros(2, 3), 4, own=True)
+    with pytest.raises(DistillationError, match="scores are those of the 2 documents of each query, and all 4"):
+        arrange_scores(torch.zeros(2, 2), 4, own=False)
+
+
+def test_the_teacher_may_have_a_temperature_of_its_own():
+    ours, theirs = vectors(BATCH), 9 * vectors(BATCH, seed=1)
+    found = ranking_kl(ours, theirs, temperature=0.5, teacher_temperature=3.0)
+    torch.testing.assert_close(found, ranking_kl(ours / 0.5, theirs / 3.0))
+    assert found != ranking_kl(ours, theirs, temperature=0.5)
+    with pytest.raises(DistillationError, match=r"teacher_temperature=0\)"):
+        ranking_kl(ours, theirs, teacher_temperature=0)

@@ -126,7 +126,11 @@ def test_a_class_may_come_twice_but_not_an_object():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("tinybird", "no objectives named 'tinybird': known are distilbert, embedding, logits, minilm, patient"),
+        (
+            "tinybird",
+            r"no objectives named 'tinybird'\. Did you mean 'tinybert'\? Known are distilbert, embedding, logits",
+        ),
+        ("SoftTarget", r"no objectives named 'SoftTarget'\. Did you mean 'SoftTargets'\?"),
         ([], "objectives is empty"),
         (["distilbert"], "objectives holds 'distilbert', which is no objective"),
         ([Linear(0.0, 1.0).to_config()], "which is no objective"),

@@ -89,3 +89,46 @@ def test_bad_options_are_refused(kind):
         kind(candidates="hard")
     with pytest.raises(DistillationError, match=rf"{kind.__name__}\(score=\.\.\.\) was given 'l2'"):
         kind(score="l2")
+
+
+@classes
+@pytest.mark.parametrize("candidates", ["auto", "own", "batch"])
+def test_given_scores_stand_in_for_the_teachers_embeddings(kind, candidates):
+    students, teachers = records(3)
+    everything = 5 * torch.randn(3, 9, generator=torch.Generator().manual_seed(7))
+    objective = kind(candidates=candidates)
+    teachers[1].scores = everything
+    found = objective.over_records(students, teachers).item()
+    ours, mask = candidate_scores(students[0].embedding, students[1].embedding, candidates=candidates)
+    columns = [[i, *(j for j in range(i + 3, 9, 3))] if candidates != "batch" else [i, *range(9)] for i in range(3)]
+    theirs = torch.stack([everything[i, row] for i, row in enumerate(columns)])
+    assert found == objective.compare(ours, theirs, mask, given=True).item()
+    assert found != kind(candidates=candidates).over_records(*records(3)).item()
+    # the teacher need not have run
+    assert objective.over_records(students, [Signals(), Signals(scores=everything)]).item() == found
+
+
+@classes
+def test_candidates_without_a_given_score_count_nowhere(kind):
+    students, _ = records(3)
+    scores = torch.randn(3, 3, generator=torch.Generator().manual_seed(7))
+    scores[0, 2] = float("nan")
+    scores[1] = float("nan")
+    found = kind().over_records(students, [Signals(), Signals(scores=scores)])
+    ours, mask = candidate_scores(students[0].embedding, students[1].embedding)
+    mask[0, 2] = mask[1, :] = False
+    assert found.item() == pytest.approx(kind().compare(ours, scores.nan_to_num(), mask, given=True).item())
+    students[0].embedding.requires_grad_()
+    kind().over_records(students, [Signals(), Signals(scores=scores)]).backward()
+    assert students[0].embedding.grad.isfinite().all()
+    assert students[0].embedding.grad[1].abs().sum() == 0
+
+
+@classes
+def test_scores_of_a_querys_own_documents_say_nothing_of_the_batch(kind):
+    students, teachers = records(3)
+    teachers[1].scores = torch.zeros(3, 3)
+    found = kind(candidates="batch").over_records(students, teachers).item()
+    assert found == kind(candidates="batch").over_records(*records(3)).item()
+    with pytest.raises(DistillationError, match="the teacher gave none"):
+        kind(candidates="batch").over_records(students, [Signals(), Signals(scores=torch.zeros(3, 3))])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.functional import ranking_kl
 from lightning_distilbert.objectives import RankingKL, Similarity
 from lightning_distilbert.schedules import Linear
 from lightning_distilbert.signals import Signals
@@ -55,3 +56,33 @@ def test_the_temperature_changes_the_loss_and_follows_the_progress(documents):
 def test_a_bad_temperature_is_refused(temperature):
     with pytest.raises(DistillationError, match=r"RankingKL\(temperature=\.\.\.\) was given .*above 0"):
         RankingKL(temperature=temperature)
+
+
+def test_given_scores_have_a_temperature_of_their_own():
+    def cost(**options):
+        students = [
+            Signals(embedding=torch.eye(2)),
+            Signals(embedding=torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 1]])),
+        ]
+        objective = RankingKL(**options)
+        return objective.over_records(students, [Signals(), Signals(scores=torch.tensor([[3.0, 1.0], [2.0, 1.0]]))])
+
+    ours = torch.tensor([[1.0, 0.0], [1.0, 0.5**0.5]])
+    theirs = torch.tensor([[3.0, 1.0], [2.0, 1.0]])
+    torch.testing.assert_close(cost(temperature=0.1), ranking_kl(ours, theirs, None, 0.1, 1.0))
+    torch.testing.assert_close(cost(temperature=0.1, teacher_temperature=2.0), ranking_kl(ours, theirs, None, 0.1, 2.0))
+    assert cost(temperature=0.1) != cost(temperature=0.1, teacher_temperature=2.0)
+
+
+def test_the_teachers_embeddings_share_the_temperature_unless_told():
+    queries, ours, swapped = (Signals(embedding=rows) for rows in (torch.eye(2), torch.eye(2), torch.eye(2).flip(0)))
+    pairs = [queries, ours], [queries, swapped]
+    shared = RankingKL(temperature=0.5).over_records(*pairs)
+    torch.testing.assert_close(shared, RankingKL(temperature=0.5, teacher_temperature=0.5).over_records(*pairs))
+    assert RankingKL(temperature=0.5, teacher_temperature=1.0).over_records(*pairs) != shared
+    objective = RankingKL(temperature=0.5, teacher_temperature=Linear(0.5, 1.0))
+    assert objective.over_records(*pairs) == shared
+    objective.progress = 1.0
+    assert objective.over_records(*pairs) != shared
+    with pytest.raises(DistillationError, match=r"RankingKL\(teacher_temperature=\.\.\.\) was given 0"):
+        RankingKL(teacher_temperature=0)

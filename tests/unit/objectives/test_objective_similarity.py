@@ -107,3 +107,15 @@ def test_records_that_do_not_match_are_refused():
         Similarity().over_records(students, teachers[:1])
     with pytest.raises(DistillationError, match=r"embeddings have the shape \(4, 3\) and the teacher's \(3, 5\)"):
         Similarity().over_records(students, records(2, rows=3)[1])
+
+
+def test_hard_negatives_are_ranked_with_the_other_documents():
+    generator = torch.Generator().manual_seed(3)
+    sides = [[Signals(embedding=torch.randn(rows, width, generator=generator)) for rows in (3, 9)] for width in (4, 6)]
+    found = Similarity().over_records(*sides)
+    vectors = [[torch.nn.functional.normalize(s.embedding, dim=-1) for s in side] for side in sides]
+    ours, theirs = (left @ right.T / 0.05 for left, right in vectors)
+    expected = torch.nn.functional.kl_div(ours.log_softmax(-1), theirs.softmax(-1), reduction="batchmean")
+    torch.testing.assert_close(found, expected)
+    alone = [[side[0], Signals(embedding=side[1].embedding[:3])] for side in sides]
+    assert Similarity().over_records(*alone) != found

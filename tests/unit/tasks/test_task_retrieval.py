@@ -119,3 +119,39 @@ def test_base_task_computes_nothing(method: str):
     with pytest.raises(NotImplementedError):
         getattr(Task(), method)(*[None] * (3 if method == "update_metrics" else 2))
     assert Task().model_config() == {}
+
+
+def test_hard_negatives_count_and_what_answers_too_does_not():
+    generator = torch.Generator().manual_seed(3)
+    queries, documents = torch.randn(3, 8, generator=generator), torch.randn(9, 8, generator=generator)
+    outputs = {"query": queries, "document": documents}
+    batch = {
+        "query": texts(3),
+        "document": texts(9),
+        "document_index": torch.tensor([0, 1, 2, 5, 0, 6, 7, 8, -1]),
+        "relevant_index": torch.tensor([[0, 6], [1, -2], [2, -2]]),
+    }
+    batch["document"]["attention_mask"][8] = 0
+    found = Retrieval(temperature=0.5).loss(outputs, batch)
+    left, right = (F.normalize(side.double(), dim=-1) for side in (queries, documents))
+    excluded = {0: {4, 5, 8}, 1: {8}, 2: {8}}
+    rows = []
+    for i, out in excluded.items():
+        scores = {j: float(left[i] @ right[j]) / 0.5 for j in range(9) if j not in out}
+        rows.append(math.log(sum(map(math.exp, scores.values()))) - scores[i])
+    assert found.item() == pytest.approx(float(np.mean(rows)), rel=1e-5)
+    for name in ("document_index", "relevant_index"):
+        changed = {key: value for key, value in batch.items() if key not in (name, "relevant_index")}
+        assert Retrieval(temperature=0.5).loss(outputs, changed).item() != pytest.approx(found.item(), rel=1e-4)
+    with pytest.raises(DistillationError, match=r"documents of shape \(8, 8\)"):
+        Retrieval().loss({"query": queries, "document": documents[:8]}, {"query": texts(3), "document": texts(8)})
+
+
+def test_negatives_of_a_query_without_a_token_do_not_count():
+    generator = torch.Generator().manual_seed(4)
+    outputs = {"query": torch.randn(3, 8, generator=generator), "document": torch.randn(6, 8, generator=generator)}
+    batch = {"query": texts(3), "document": texts(6)}
+    batch["query"]["attention_mask"][1] = 0
+    kept = {"query": outputs["query"][[0, 2]], "document": outputs["document"][[0, 2, 3, 5]]}
+    expected = Retrieval().loss(kept, {"query": texts(2), "document": texts(4)})
+    torch.testing.assert_close(Retrieval().loss(outputs, batch), expected)

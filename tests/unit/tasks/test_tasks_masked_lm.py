@@ -5,10 +5,11 @@ import math
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
-from lightning_distilbert import DistillationError, DistillationModule, MaskedLM
+from lightning_distilbert import DistillationError, DistillationModule, MaskedLM, Student
 from lightning_distilbert.tasks.masked_lm import MaskedLMScores
 
 VOCABULARY = 120
@@ -152,9 +153,8 @@ def module(tokenizer_dir) -> DistillationModule:
 
 
 def test_predict_fills_mask_tokens_as_transformers_does(module: DistillationModule):
-    texts = ["the [MASK] is good", "no mask here at all", "[MASK] and [MASK]"]
-    one, none, two = module.predict(texts, batch_size=2)
-    assert none == []
+    texts = ["the [MASK] is good", "and [MASK]", "[MASK] and [MASK]"]
+    one, _, two = module.predict(texts, batch_size=2)
     assert [len(fillings) for fillings in (one, two, *two)] == [3, 2, 3, 3]
     tokenizer, student = module.tokenizer, module.student.eval()
     ids = tokenizer(texts[0], return_tensors="pt")["input_ids"]
@@ -163,6 +163,67 @@ def test_predict_fills_mask_tokens_as_transformers_does(module: DistillationModu
         scores, tokens = student(input_ids=ids).logits[0, place].softmax(-1).topk(3)
     assert [filling["token"] for filling in one] == [tokenizer.decode([token]) for token in tokens.tolist()]
     assert [filling["score"] for filling in one] == pytest.approx(scores.tolist(), rel=1e-4)
+
+
+def test_predict_refuses_a_text_without_a_mask_before_any_is_answered(module: DistillationModule):
+    module.student.forward = None  # nothing may be computed
+    with pytest.raises(DistillationError, match=r"Entry 1 has no \[MASK\], .* nothing to fill in: 'no mask here'"):
+        module.predict(["the [MASK] is good", "no mask here"])
+    with pytest.raises(DistillationError, match=r"Entry 0 has no \[MASK\]"):
+        module.predict([("one", "pair")])
+    with pytest.raises(DistillationError, match="Entry 1 is 3: it has to be a string"):  # no text at all
+        module.predict(["the [MASK] is good", 3])
+
+
+def test_a_mask_that_is_cut_off_is_refused_too(module: DistillationModule):
+    assert len(module.predict(["the the [MASK]", ("the", "[MASK]")][:1], max_length=8)[0]) == 3
+    with pytest.raises(DistillationError, match=r"The text 'the the' has no \[MASK\] among the 4 tokens"):
+        module.predict(["the the [MASK]"], max_length=4)
+
+
+def test_logits_at_all_tokens_are_computed_only_where_an_objective_looks(tiny_mlm_dir):
+    """In validation, and without a teacher, the head sees the masked tokens alone."""
+    rows: list[int] = []
+
+    def counted(objectives: str | None) -> DistillationModule:
+        module = DistillationModule(
+            MaskedLM(positions="all"),
+            teacher=tiny_mlm_dir if objectives else None,
+            student=Student(source=str(tiny_mlm_dir), layers=1),
+            objectives=objectives or "default",
+        )
+        head = module.student.vocab_projector
+        forward = head.forward
+        # no hook: it would look on
+        head.forward = lambda hidden: rows.append(hidden.shape[0]) or forward(hidden)
+        return module
+
+    data = batch()
+    masked, real = int((data["labels"] != -100).sum()), int(data["attention_mask"].sum())
+    assert masked < real
+    loader = torch.utils.data.DataLoader([data], batch_size=None)
+    for objectives, trained in (("distilbert", real), (None, masked)):
+        module = counted(objectives)
+        trainer = Trainer(fast_dev_run=True, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+        rows.clear()
+        trainer.fit(module, loader, loader)
+        assert rows == [trained, masked]
+    module = counted("logits")
+    module.distiller.build(module.student)
+    rows.clear()
+    # a validation that distils is watched, with gradients or without
+    with torch.no_grad(), module.distiller.watch(module.student, data, module.task.positions(data)) as taps:
+        outputs = module(data)
+    assert rows == [real]
+    assert taps.records[0].signals.logits.shape[0] == real
+    assert outputs["logits"].shape[0] == masked
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 1, 0]), torch.zeros(3, 9, 2, dtype=torch.long)])
+def test_labels_of_another_task_are_refused(model: BertForMaskedLM, labels: torch.Tensor):
+    data = batch() | {"labels": labels}
+    with pytest.raises(DistillationError, match=r"The labels have the shape \(3.*one for each token"):
+        MaskedLM().run(model, data)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The commands of the command line, one module each: `lightning_distilbert.cli` imports one when it is run."""

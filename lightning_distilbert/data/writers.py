@@ -1,0 +1,112 @@
+"""Files that appear when they are complete, and replace none unasked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning_distilbert.data.readers import JSON_SUFFIXES
+from lightning_distilbert.errors import DistillationError
+
+
+def check_output(
+    output: str | Path, overwrite: bool = False, suffixes: Sequence[str] = JSON_SUFFIXES, source: Any = None
+) -> Path:
+    """Return the path of a file to be written, and refuse a bad one before any work is done.
+
+    Args:
+        output: The file.
+        overwrite: Whether a file that is there may be replaced.
+        suffixes: What it may end in.
+        source: The input, which the output may not be.
+
+    Raises:
+        DistillationError: If the suffix is another, the file is the input or a folder, or is there already.
+
+    Example:
+        >>> check_output("new.jsonl").name
+        'new.jsonl'
+    """
+    path = Path(output).expanduser()
+    if path.suffix.lower() not in suffixes:
+        arrays = ", or vectors with the suffix .npy" if ".npy" in suffixes else ""
+        raise DistillationError(f"The output {str(output)!r} holds JSON lines: give it the suffix .jsonl{arrays}.")
+    if path.is_dir():
+        raise DistillationError(f"The output {str(output)!r} is a folder. Name a file in it.")
+    if isinstance(source, (str, Path)) and path.exists() and Path(source).expanduser().resolve() == path.resolve():
+        raise DistillationError(f"The output {str(output)!r} is the input, which would be lost. Name another file.")
+    if path.exists() and not overwrite:
+        raise DistillationError(
+            f"The output {str(output)!r} is there already. Name another file, or say that it may be replaced: "
+            "--overwrite, or overwrite=True."
+        )
+    return path
+
+
+def check_writable(target: Path, what: str, option: str) -> None:
+    """Refuse a place where nothing can be written, before hours of work rather than after them.
+
+    Args:
+        target: The file or folder to be written.
+        what: What it is to hold, such as ``"The student"``.
+        option: The option that names it.
+
+    Raises:
+        DistillationError: If the folder that it is to lie in is none, or may not be written to.
+
+    Example:
+        >>> check_writable(Path("/tmp/new/student"), "The student", "--student_dir")
+    """
+    above = next(folder for folder in target.expanduser().absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise DistillationError(
+            f"{what} cannot be saved in {str(target)!r}: {str(above)!r} is no folder that you may write to. "
+            f"Choose another {option}."
+        )
+
+
+@contextmanager
+def complete(path: Path) -> Iterator[Path]:
+    """Give a path to write to, and put the file in its place if all went well.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+
+    Yields:
+        A path beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], output: str | Path) -> int:
+    r"""Write rows as JSON lines; the file appears when it is complete, in the place of one that is there.
+
+    Args:
+        rows: The rows. What JSON has no word for, such as a date, is written as text.
+        output: The file.
+
+    Returns:
+        How many rows there are.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "new.jsonl"
+        >>> write_rows([{"text": "a film", "label": None}], path), path.read_text()
+        (1, '{"text": "a film", "label": null}\n')
+    """
+    count = 0
+    with complete(Path(output).expanduser()) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            count += 1
+    return count

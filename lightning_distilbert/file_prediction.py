@@ -1,0 +1,160 @@
+"""Answers to the rows of a file: what ``lightning-distilbert predict`` does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from lightning_distilbert.data.readers import Row, iter_rows, kind_of, open_text
+from lightning_distilbert.data.writers import check_output, check_writable, complete, write_rows
+from lightning_distilbert.errors import DistillationError, check_choice
+from lightning_distilbert.precision import auto_precision
+from lightning_distilbert.saved import load
+from lightning_distilbert.tasks.base import Task
+
+ROWS = 1024  # rows that are held and answered together, each batch with those of similar length
+PRECISIONS = ("bf16-mixed", "32-true")
+
+
+def predict_file(
+    model: str | Path,
+    source: str | Path,
+    output: str | Path,
+    text: Sequence[str] | None = None,
+    field: str = "prediction",
+    columns: Sequence[str] | None = None,
+    header: bool | None = None,
+    delimiter: str | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Answer the rows of a file with a saved student, holding few of them in memory.
+
+    The file is read twice: all of it is checked before the first row is answered.
+
+    Args:
+        model: The folder of the student.
+        source: The file of rows.
+        output: The file to write; it appears when it is complete.
+        text: The column of the text, or the two columns of a pair; None takes the task's.
+        field: The name of what is added to each row.
+        columns: Column names, for TSV and CSV files without a header.
+        header: Whether TSV and CSV files have a header; None: unless `columns` are given.
+        delimiter: The separator of text tables; None takes it from the suffix.
+        batch_size: Texts in a batch.
+        max_length: Tokens kept of a text at most; None is what tokenizer and student allow.
+        device: Where to compute; None is a GPU where there is one.
+        precision: ``"bf16-mixed"`` or ``"32-true"``; None takes `auto_precision`.
+        overwrite: Whether an output that is there may be replaced.
+
+    Returns:
+        How many rows were answered.
+
+    Raises:
+        DistillationError: If an option, a file, a column or the model is bad.
+    """
+    for name, number in {"batch_size": batch_size, "max_length": max_length}.items():
+        if number is not None and number < 1:
+            raise DistillationError(f"{name}={number}: it has to be 1 or more.")
+    if precision is not None:
+        check_choice("precision=...", precision, PRECISIONS)
+    path = check_output(output, overwrite, (".jsonl", ".ndjson", ".npy"), source)
+    check_writable(path, "The answers", "--output")
+    table = {"columns": columns, "header": header, "delimiter": delimiter}
+    first = next(_rows(source, **table), None)
+    if first is None:
+        raise DistillationError(f"{source} holds no rows.")
+
+    module = load(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    vectors = path.suffix.lower() == ".npy"
+    if vectors and module.task.auto_class != "AutoModel":
+        raise DistillationError(
+            f"The output {str(output)!r} is for vectors, and {type(module.task).__name__} gives none. Write a .jsonl."
+        )
+    names = _columns(module.task, text, first, source)
+    count = _check(_rows(source, **table), names, None if vectors else field, source, _takes_words(module.task))
+    mixed = (precision or auto_precision()) == "bf16-mixed"
+
+    def answered() -> Iterator[tuple[Row, Any]]:
+        done = 0
+        rows = iter(tqdm(_rows(source, **table), total=count, desc="predict", unit=" rows"))
+        while chunk := list(itertools.islice(rows, ROWS)):
+            texts = [row[names[0]] if len(names) == 1 else tuple(row[name] for name in names) for row in chunk]
+            try:
+                with torch.autocast(module.device.type, torch.bfloat16, enabled=mixed):
+                    answers = module.predict(texts, batch_size, max_length)
+            except DistillationError as error:
+                part = f"rows {done + 1} to {done + len(chunk)} (the first is entry 0)"
+                raise DistillationError(f"{source}, {part}: {error}") from error
+            done += len(chunk)
+            yield from zip(chunk, answers, strict=True)
+
+    if vectors:
+        _write_vectors((answer for _, answer in answered()), path, count)
+    else:
+        write_rows((row | {field: answer} for row, answer in answered()), path)
+    return count
+
+
+def _rows(source: str | Path, **table: Any) -> Iterator[Row]:
+    path = Path(source).expanduser()
+    if table["delimiter"] is None and kind_of(path) == ".txt" and path.is_file():
+        with open_text(path) as file:
+            yield from ({"text": line.rstrip("\r\n")} for line in file if line.strip())
+    else:
+        yield from iter_rows(source, **table)
+
+
+def _takes_words(task: Task) -> bool:
+    """Tell whether a text may be a list of words."""
+    return task.auto_class == "AutoModelForTokenClassification"
+
+
+def _columns(task: Task, text: Sequence[str] | None, first: Row, source: str | Path) -> list[str]:
+    names = list(text or task.fields)
+    if _takes_words(task) and not text and "text" not in first and "tokens" in first:
+        names = ["tokens"]
+    if len(names) > 2:
+        raise DistillationError(f"--text names {len(names)} columns, {names}: give one, or the two of a pair.")
+    missing = [name for name in names if name not in first]
+    if missing:
+        hint = "" if text else f" {type(task).__name__} reads {' and '.join(names)}: name others with --text."
+        raise DistillationError(f"{source} has no column {missing[0]!r}. Its columns are {list(first)}.{hint}")
+    return names
+
+
+def _check(rows: Iterator[Row], names: Sequence[str], field: str | None, source: str | Path, lists: bool) -> int:
+    """Count the rows, and refuse the first that cannot be answered."""
+    number = 0
+    for number, row in enumerate(tqdm(rows, desc="check", unit=" rows", delay=1, leave=False), start=1):
+        if field in row:
+            raise DistillationError(
+                f"{source}, row {number} has a field {field!r} already, which would be lost. Name another with --field."
+            )
+        for name in names:
+            value = row.get(name)
+            words = lists and isinstance(value, list) and all(isinstance(word, str) for word in value)
+            if not (isinstance(value, str) or words):
+                raise DistillationError(
+                    f"{source}, row {number}: {name!r} is {str(value)[:60]!r}, a {type(value).__name__} and no text. "
+                    "Mend or drop that row."
+                )
+    return number
+
+
+def _write_vectors(vectors: Iterator[list[float]], path: Path, count: int) -> None:
+    first = next(vectors)
+    with complete(path) as partial:
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=(count, len(first)))
+        for index, vector in enumerate(itertools.chain([first], vectors)):
+            array[index] = vector
+        array.flush()
