@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import transformers
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
+from lightning_distilbert.answers import names_in
 from lightning_distilbert.errors import DistillationError
 
 
@@ -68,9 +68,7 @@ def label_names(config: Any) -> list[str] | None:
         >>> label_names(SimpleNamespace(id2label={1: "yes", 0: "no"}))
         ['no', 'yes']
     """
-    id2label: Mapping[Any, str] = getattr(config, "id2label", None) or {}
-    names = [str(id2label[key]) for key in sorted(id2label, key=int)]
-    return None if not names or all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+    return names_in(getattr(config, "id2label", None))
 
 
 def check_labels(

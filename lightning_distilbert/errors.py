@@ -79,6 +79,4 @@ def check_choice(where: str, value: object, choices: Collection[str]) -> None:
         >>> check_choice("pool(mode=...)", "mean", ("mean", "cls"))
     """
     if not isinstance(value, str) or value not in choices:
-        raise DistillationError(
-            f"{where} was given {value!r}: choose one of {', '.join(map(repr, choices))}.{nearest(value, choices)}"
-        )
+        raise DistillationError(f"{where} was given {value!r}: choose one of {', '.join(map(repr, choices))}.")

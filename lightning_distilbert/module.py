@@ -90,7 +90,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
     ) -> None:
         super().__init__()
         task, teacher, student, task_weight = (from_config(part) for part in (task, teacher, student, task_weight))
-        check_parts(task, teacher, student)
+        check_parts(task, teacher, student, objectives)
         task = labelled(task, teacher, student)
         if not 0.0 <= warmup < 1.0:
             raise DistillationError(

@@ -15,13 +15,14 @@ from lightning_distilbert.tasks.base import Task
 from lightning_distilbert.teacher import Teacher
 
 
-def check_parts(task: Any, teacher: Any, student: Any) -> None:
-    """Refuse a task, teacher or student of another kind.
+def check_parts(task: Any, teacher: Any, student: Any, objectives: Any = ()) -> None:
+    """Refuse a task, teacher or student of another kind, and classes where objects are wanted.
 
     Args:
         task: A `Task`.
         teacher: A `Teacher`, a folder, a hub name, a finished model, or None.
         student: The same, with a `Student`.
+        objectives: As in `DistillationModule`; what else is wrong with them `resolve_objectives` says.
 
     Raises:
         DistillationError: If one is of another kind, or there is neither teacher nor student.
@@ -46,6 +47,9 @@ def check_parts(task: Any, teacher: Any, student: Any) -> None:
                 f"{name}={_shown(value)} is no {name}: give a folder, a hub name, a {kind.__name__}(...) or a finished "
                 "model."
             )
+    for value in objectives if isinstance(objectives, (list, tuple)) else [objectives]:
+        if isinstance(value, type):
+            raise DistillationError(f"objectives holds {_shown(value)}: give an object of it, {value.__name__}().")
     if teacher is None and student is None:
         raise DistillationError("Give a teacher to distil, or a student to fine-tune without one (or both).")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from lightning_distilbert.data.encoding import EncodedDataset, Padding, encode, pad_batch, split_pairs
+from lightning_distilbert.data.encoding import EncodedDataset, Padding, encode, pad_batch
+from lightning_distilbert.data.inputs import question_pairs, split_pairs
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import max_tokens
 
@@ -111,13 +112,5 @@ def answer_questions(
             f"A student of {type(module.task).__name__} answers no questions from a context. Use predict(texts), or a "
             "student of QuestionAnswering."
         )
-    single = isinstance(question, str) and isinstance(context, str)
-    count = 1 if single else len(context if isinstance(question, str) else question)
-    questions = [question] * count if isinstance(question, str) else list(question)
-    contexts = [context] * count if isinstance(context, str) else list(context)
-    if len(questions) != len(contexts):
-        raise DistillationError(
-            f"There are {len(questions)} questions and {len(contexts)} contexts: give one context for each question."
-        )
-    answers: list[dict[str, Any]] = module.predict(list(zip(questions, contexts, strict=True)), batch_size)
-    return answers[0] if single else answers
+    answers: list[dict[str, Any]] = module.predict(question_pairs(question, context), batch_size)
+    return answers[0] if isinstance(question, str) and isinstance(context, str) else answers

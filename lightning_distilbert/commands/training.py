@@ -63,6 +63,10 @@ class DistillationCLI(LightningCLI):
         if path not in (None, "best", "last", "hpc"):
             check_file(path)
         if self._evaluated() is not None:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            check_content(checkpoint, path)
+            if not checkpoint.get("hyper_parameters"):
+                raise DistillationError(f"{path!r} is a checkpoint of another module: it does not say what to build.")
             # Lightning merges: what the recipe says of the student would be mixed with what the checkpoint says
             model = self.config[self.config.subcommand].model
             for name in vars(model):
@@ -73,9 +77,7 @@ class DistillationCLI(LightningCLI):
         """Give the data an evaluated checkpoint's tokenizer; Lightning restores it after the data is tokenised."""
         path = self._evaluated()
         if path is not None:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            check_content(checkpoint, path)
-            self.model.on_load_checkpoint(checkpoint)
+            self.model.on_load_checkpoint(torch.load(path, map_location="cpu", weights_only=True))
 
     def _evaluated(self) -> Path | None:
         path = self.config[self.config.subcommand].ckpt_path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,10 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from lightning_distilbert.data.encoding import CHUNK, EncodedDataset, EncodedRow, Padding, pad_batch
+from lightning_distilbert.data.encoding import EncodedDataset, EncodedRow, Padding, pad_batch
 from lightning_distilbert.data.labels import IGNORED
-from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.data.word_windows import NOWHERE, Frame, WordWindow, word_windows
 
-NOWHERE = -1  # the word of a token at which none begins
 FILL = {"word": NOWHERE, "labels": IGNORED}  # what stands at padding
 
 
@@ -181,108 +180,19 @@ def encode_words(
         >>> row["input_ids"].tolist(), row["word"].tolist()
         ([2, 5, 6, 7, 3], [-1, 0, 1, -1, -1])
     """
-    frame = _Frame.of(tokenizer)
-    room = max_length - len(frame.before) - len(frame.after)
-    if room < 1:
-        raise DistillationError(
-            f"max_length={max_length} leaves no room: the tokenizer adds {max_length - room} special tokens."
-        )
-    stride = room // 4 if stride is None else stride
-    if not 0 <= stride < room:
-        raise DistillationError(
-            f"stride={stride}: the windows of max_length={max_length} have room for {room} tokens beside the special "
-            f"ones, of which they can share 0 to {room - 1}."
-        )
-    ids: list[np.ndarray] = []
-    words: list[np.ndarray] = []
-    numbers: list[int] = []
-    spans: list[tuple[int, int]] = []
+    frame = Frame.of(tokenizer)
+    found: list[WordWindow] = []
     with tqdm(total=len(sentences), desc=f"tokenise {name}", unit=" sentences", delay=1, leave=False) as bar:
-        for begin in range(0, len(sentences), CHUNK):
-            part = sentences[begin : begin + CHUNK]
-            encoded = tokenizer(
-                [" " + " ".join(sentence) for sentence in part],
-                add_special_tokens=False,
-                return_offsets_mapping=True,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )
-            for number, sentence in enumerate(part):
-                tokens = np.asarray(encoded["input_ids"][number], dtype=np.int32)
-                first = _first_subwords(sentence, np.asarray(encoded["offset_mapping"][number]).reshape(-1, 2))
-                # the word that each token is part of; what comes before the first is part of that
-                part_of = np.maximum(np.maximum.accumulate(first), 0) if len(first) else first
-                for window, own in _windows(first, room, stride):
-                    ids.append(np.concatenate([frame.before, tokens[window], frame.after]))
-                    words.append(np.pad(own, (len(frame.before), len(frame.after)), constant_values=NOWHERE))
-                    numbers.append(begin + number)
-                    spans.append((part_of[window][0], part_of[window][-1] + 1) if len(tokens) else (0, 0))
-            bar.update(len(part))
-    flat = np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32)
+        for windows in word_windows(tokenizer, frame, sentences, max_length, stride):
+            found += windows
+            bar.update()
+    flat = np.concatenate([window.ids for window in found]) if found else np.zeros(0, dtype=np.int32)
     return WordDataset(
         flat,
-        np.array([len(row) for row in ids], dtype=np.int64),
+        np.array([len(window.ids) for window in found], dtype=np.int64),
         None if frame.token_type is None else np.full(len(flat), frame.token_type, dtype=np.int8),
-        np.concatenate(words) if words else np.zeros(0, dtype=np.int64),
-        np.array(numbers, dtype=np.int64),
+        np.concatenate([window.word for window in found]) if found else np.zeros(0, dtype=np.int64),
+        np.array([window.sentence for window in found], dtype=np.int64),
         np.array([len(sentence) for sentence in sentences], dtype=np.int64),
-        np.array(spans, dtype=np.int64).reshape(-1, 2),
+        np.array([window.span for window in found], dtype=np.int64).reshape(-1, 2),
     )
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """What a tokenizer puts around a text."""
-
-    before: np.ndarray
-    after: np.ndarray
-    token_type: int | None
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> _Frame:
-        if not getattr(tokenizer, "is_fast", False):
-            raise DistillationError(
-                f"{type(tokenizer).__name__} does not tell where in a text its tokens stand. Use its fast tokenizer "
-                "(one with a tokenizer.json)."
-            )
-        probe = tokenizer("a", return_special_tokens_mask=True)
-        special = np.asarray(probe["special_tokens_mask"], dtype=bool)
-        inside = np.flatnonzero(~special)
-        tokens = np.asarray(probe["input_ids"], dtype=np.int32)
-        types = probe.get("token_type_ids")
-        return cls(tokens[: inside[0]], tokens[inside[-1] + 1 :], None if types is None else types[inside[0]])
-
-
-def _first_subwords(sentence: Sequence[str], offsets: np.ndarray) -> np.ndarray:
-    """Return for each token the word that begins there, else -1."""
-    found = np.full(len(offsets), NOWHERE, dtype=np.int64)
-    # a word's blank is part of it: byte-level tokenizers and those of SentencePiece may make a token of it
-    ends = np.cumsum([len(word) + 1 for word in sentence])
-    word = np.searchsorted(ends, offsets[:, 0], side="right")
-    present, first = np.unique(word, return_index=True)
-    inside = present < len(sentence)
-    found[first[inside]] = present[inside]
-    return found
-
-
-def _windows(first: np.ndarray, room: int, stride: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield the windows of a sentence, each with the words that are its own."""
-    total = len(first)
-    if total <= room:
-        yield slice(0, total), first
-        return
-    # the last one ends where the sentence ends, so that it is not short of context
-    starts = np.minimum(np.arange(0, total - stride, room - stride), total - room)
-    places = np.flatnonzero(first >= 0)
-    left = (places - starts[:, None]).astype(np.float64)
-    right = room - 1 - left
-    outside = (left < 0) | (right < 0)
-    left[0], right[-1] = np.inf, np.inf  # there the sentence itself ends
-    context = np.where(outside, -1.0, np.minimum(left, right))
-    owner = context.argmax(axis=0)
-    for number, start in enumerate(starts):
-        own = np.full(room, NOWHERE, dtype=np.int64)
-        mine = places[owner == number]
-        own[mine - start] = first[mine]
-        yield slice(int(start), int(start) + room), own

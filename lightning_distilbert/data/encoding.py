@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from lightning_distilbert.data.inputs import CHUNK
 from lightning_distilbert.errors import DistillationError
 
-CHUNK = 2048  # texts in one tokenizer call: enough for its threads, few enough for a progress bar that moves
 TEACHER = "teacher_"  # in front of the names of what a teacher with another tokenizer reads
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 PADDED = (*TOKENS, *(f"{TEACHER}{name}" for name in TOKENS))
@@ -164,33 +164,6 @@ def encode(
         np.concatenate(type_chunks) if type_chunks else None,
         extras,
     )
-
-
-def split_pairs(texts: Sequence[str | tuple[str, str]]) -> tuple[list[str], list[str] | None]:
-    """Part a list of texts, or of pairs of texts, into what `encode` takes.
-
-    Args:
-        texts: Strings, or tuples of two strings.
-
-    Returns:
-        The first texts, and the second ones or None.
-
-    Raises:
-        DistillationError: If something else is in it, or texts and pairs are mixed.
-
-    Example:
-        >>> split_pairs([("a", "b"), ("c", "d")])
-        (['a', 'c'], ['b', 'd'])
-    """
-    if isinstance(texts, str):
-        raise DistillationError(f"A single text was given, {texts[:60]!r}. Give a list of texts.")
-    rows: list[tuple[str, ...]] = [(text,) if isinstance(text, str) else text for text in texts]
-    for place, row in enumerate(rows):
-        if not isinstance(row, (tuple, list)) or len(row) > 2 or not all(isinstance(part, str) for part in row):
-            raise DistillationError(f"Entry {place} is {row!r}: it has to be a string, or a tuple of two strings.")
-        if len(row) != len(rows[0]):
-            raise DistillationError(f"Entry {place} is {row!r}: texts and pairs of texts cannot be mixed in one list.")
-    return [row[0] for row in rows], [row[1] for row in rows] if rows and len(rows[0]) == 2 else None
 
 
 def pad_batch(

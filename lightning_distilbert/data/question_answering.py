@@ -154,21 +154,18 @@ class QuestionAnsweringData(TextData):
             self.get_tokenizer(), questions, contexts, self.effective_max_length(), **self.window_options(), name=split
         )
         if split == "predict" or all(found is None for found in answers):
-            if split == "train":  # where each token stands in the text is for evaluation
-                windows.offsets = None
-            return windows
+            return windows.without_texts() if split == "train" else windows
         starts, ends, lost = label_windows(windows, _spans(answers, contexts))
         windows.extras |= {"start_positions": starts, "end_positions": ends}
-        if split == "train":
-            windows.offsets = None
-            if lost:
-                rank_zero_warn(
-                    f"{self.where(split)}: {len(lost)} answers are in no window as a whole; these questions do not "
-                    f"count for the task. The first: {questions[lost[0]]!r}. Raise doc_stride or max_length."
-                )
-        else:
+        if split != "train":
             windows.answers = [None if found is None else [text for text, _ in found] for found in answers]
-        return windows
+            return windows
+        if lost:
+            rank_zero_warn(
+                f"{self.where(split)}: {len(lost)} answers are in no window as a whole; these questions do not count "
+                f"for the task. The first: {questions[lost[0]]!r}. Raise doc_stride or max_length."
+            )
+        return windows.without_texts()
 
     def _labelled(self, split: str) -> tuple[list[str], list[str], list[Answers]]:
         rows, where = self.read_split(split), self.where(split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -31,6 +32,7 @@ class Entity(NamedTuple):
     end: int
 
 
+@functools.lru_cache(maxsize=4096)
 def split_tag(tag: str) -> tuple[str, str]:
     """Part a tag into its letter and its type; L and U (of BILOU) are read as E and S.
 
@@ -99,7 +101,7 @@ def tags_of(entities: Iterable[Entity], length: int, scheme: Scheme = "iob2") ->
     check_choice("tags_of(scheme=...)", scheme, SCHEMES)
     tags = [OUTSIDE] * length
     before: Entity | None = None
-    end, single = LETTERS[scheme][2:] or "IB"
+    end, single = LETTERS[scheme][2:3], LETTERS[scheme][3:]
     for entity in entities:
         letters = ["I"] * (entity.end - entity.start)
         if scheme in ("iobes", "bilou"):
@@ -151,11 +153,9 @@ def detect_scheme(sentences: Sequence[Sequence[str]]) -> Scheme:
     """
     letters = {tag[0] for tags in sentences for tag in tags} - {OUTSIDE}
     fitting = [scheme for scheme in SCHEMES if letters <= set(LETTERS[scheme])]
-    broken = {
-        scheme: sum(len(broken_at(tags, scheme)) for tags in sentences if len(fitting) > 1)
-        for scheme in fitting or ("iobes",)
-    }
-    return min(broken, key=broken.__getitem__)
+    if not fitting:  # letters of two schemes; IOBES has most of them
+        return "iobes"
+    return min(fitting, key=lambda scheme: sum(len(broken_at(tags, scheme)) for tags in sentences))
 
 
 def scheme_of(labels: Iterable[str]) -> Scheme:

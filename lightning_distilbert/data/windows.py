@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,10 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from lightning_distilbert.data.encoding import CHUNK, EncodedDataset, EncodedRow, pad_batch
+from lightning_distilbert.data.context_windows import Window, context_windows
+from lightning_distilbert.data.encoding import EncodedDataset, EncodedRow, pad_batch
 from lightning_distilbert.data.labels import IGNORED
 from lightning_distilbert.errors import DistillationError
-
-CHUNK_CHARACTERS = 2**21  # in one tokenizer call: a few long books make as many tokens as 2048 paragraphs
 
 
 class Windows(EncodedDataset):
@@ -58,6 +57,10 @@ class Windows(EncodedDataset):
             if self.answers is not None:
                 row["answers"] = self.answers[row["example"]]
         return row
+
+    def without_texts(self) -> Windows:
+        """Return the windows as training needs them: what texts are made of stays behind."""
+        return Windows(self.input_ids, self.lengths, self.token_type_ids, self.extras)
 
     def window_offsets(self, index: int) -> np.ndarray:
         """Return begin and end of each token of a window, of shape ``(tokens, 2)``."""
@@ -105,103 +108,37 @@ def encode_windows(
         The windows, in the order of the questions.
 
     Raises:
-        DistillationError: If the tokenizer is slow, or a window has no room for more context than it shares.
+        DistillationError: If the tokenizer is slow, or a context needs several windows and these have no room for more
+            of it than they share.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise DistillationError(
             f"A {type(tokenizer).__name__} does not tell where in the text its tokens are, so that answers could not "
             "be found there. Use a fast tokenizer (one with a tokenizer.json)."
         )
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    parts: dict[str, list[Any]] = {"ids": [], "types": [], "offsets": [], "lengths": [], "example": [], "context": []}
+    found: list[Window] = []
     cut = 0
     with tqdm(total=len(questions), desc=f"tokenise {name}", unit=" rows", delay=1, leave=False) as bar:
-        for start, stop in _chunks(contexts):
-            asked, shortened, longest = _shorten(tokenizer, questions[start:stop], max_question_length)
+        for part, rows, shortened in context_windows(
+            tokenizer, questions, contexts, max_length, doc_stride, max_question_length, name
+        ):
+            found += part
             cut += shortened
-            room = max_length - special - max(longest, default=0)
-            if room <= doc_stride:
-                place = int(np.argmax(longest))
-                raise DistillationError(
-                    f"{name}, row {start + place + 1}: the question has {longest[place]} tokens, so that a window of "
-                    f"max_length={max_length} has room for {max(room, 0)} of the context, and doc_stride={doc_stride} "
-                    "of them are those of the window before it. Raise max_length, or lower doc_stride or "
-                    f"max_question_length (now {max_question_length})."
-                )
-            encoded = tokenizer(
-                asked,
-                list(contexts[start:stop]),
-                truncation="only_second",
-                max_length=max_length,
-                stride=doc_stride,
-                return_overflowing_tokens=True,
-                return_attention_mask=False,
-            )
-            spaces, of = np.zeros(0, dtype=np.int64), -1
-            for example, window in zip(encoded["overflow_to_sample_mapping"], encoded.encodings, strict=True):
-                if example != of:
-                    spaces, of = _count_spaces(contexts[start + example]), example
-                belongs = window.sequence_ids
-                count = belongs.count(1)
-                begin = belongs.index(1) if count else len(belongs)
-                offsets = np.array(window.offsets, dtype=np.int32)
-                _hide_spaces(offsets[begin : begin + count], spaces)
-                parts["ids"].append(np.array(window.ids, dtype=np.int32))
-                if "token_type_ids" in encoded:
-                    parts["types"].append(np.array(window.type_ids, dtype=np.int8))
-                parts["offsets"].append(offsets)
-                parts["lengths"].append(len(belongs))
-                parts["example"].append(start + example)
-                parts["context"].append((begin, begin + count))
-            bar.update(stop - start)
+            bar.update(rows)
     if cut:
         rank_zero_warn(f"{name}: {cut} questions of more than {max_question_length} tokens were cut.")
+    typed = bool(found) and found[0].types is not None
     return Windows(
-        np.concatenate(parts["ids"]) if parts["ids"] else np.zeros(0, dtype=np.int32),
-        np.array(parts["lengths"], dtype=np.int64),
-        np.concatenate(parts["types"]) if parts["types"] else None,
+        np.concatenate([window.ids for window in found]) if found else np.zeros(0, dtype=np.int32),
+        np.array([len(window.ids) for window in found], dtype=np.int64),
+        np.concatenate([window.types for window in found if window.types is not None]) if typed else None,
         {
-            "example": np.array(parts["example"], dtype=np.int64),
-            "context_tokens": np.array(parts["context"], dtype=np.int64).reshape(-1, 2),
+            "example": np.array([window.example for window in found], dtype=np.int64),
+            "context_tokens": np.array([window.context for window in found], dtype=np.int64).reshape(-1, 2),
         },
-        np.concatenate(parts["offsets"]) if parts["offsets"] else np.zeros((0, 2), dtype=np.int32),
+        np.concatenate([window.offsets for window in found]) if found else np.zeros((0, 2), dtype=np.int32),
         contexts,
     )
-
-
-def _count_spaces(text: str) -> np.ndarray:
-    """Return how many of the characters before each place are white space, of shape ``(characters + 1,)``."""
-    return np.concatenate([[0], np.cumsum(np.fromiter(map(str.isspace, text), dtype=bool, count=len(text)))])
-
-
-def _hide_spaces(offsets: np.ndarray, spaces: np.ndarray) -> None:
-    """Make tokens of white space alone, which some tokenizers have, tokens without a character: no answer is one."""
-    begins, ends = offsets[:, 0], offsets[:, 1]
-    blank = spaces[ends] - spaces[begins] == ends - begins
-    ends[blank] = begins[blank]  # in place
-
-
-def _chunks(contexts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of parts that are small enough for one call of the tokenizer."""
-    start = characters = 0
-    for place, context in enumerate(contexts):
-        if place > start and (place - start >= CHUNK or characters + len(context) > CHUNK_CHARACTERS):
-            yield start, place
-            start, characters = place, 0
-        characters += len(context)
-    if start < len(contexts):
-        yield start, len(contexts)
-
-
-def _shorten(tokenizer: Any, questions: Sequence[str], limit: int) -> tuple[list[str], int, list[int]]:
-    """Cut questions after so many tokens; return them, how many were cut, and their lengths in tokens."""
-    encodings = tokenizer(list(questions), add_special_tokens=False).encodings
-    long = [len(encoding) > limit for encoding in encodings]
-    asked = [
-        question[: encoding.offsets[limit - 1][1]] if cut else question
-        for question, encoding, cut in zip(questions, encodings, long, strict=True)
-    ]
-    return asked, sum(long), [min(len(encoding), limit) for encoding in encodings]
 
 
 def label_windows(windows: Windows, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from lightning_distilbert.data.base import as_list
 from lightning_distilbert.errors import DistillationError, check_choice
 
 OPERATIONS = ("replace", "delete", "swap")
@@ -194,7 +193,7 @@ class CorpusWords(WordAugmenter):
         stop_words: Collection[str] = STOP_WORDS,
     ) -> None:
         super().__init__(n, p, seed, stop_words)
-        self.operations = as_list(operations)
+        self.operations = [operations] if isinstance(operations, str) else list(operations)
         for operation in self.operations:
             check_choice("CorpusWords(operations=...)", operation, OPERATIONS)
         if not self.operations or len(set(self.operations)) < len(self.operations):

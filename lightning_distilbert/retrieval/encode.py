@@ -11,7 +11,8 @@ import torch
 from tqdm.auto import tqdm
 
 from lightning_distilbert.data.corpus import tokenizer_fingerprint
-from lightning_distilbert.data.encoding import EncodedDataset, Padding, encode, pad_batch, split_pairs
+from lightning_distilbert.data.encoding import EncodedDataset, Padding, encode, pad_batch
+from lightning_distilbert.data.inputs import split_pairs
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.precision import auto_precision
 from lightning_distilbert.prediction import evaluating, room
@@ -66,8 +67,14 @@ def encode_corpus(
             something else.
 
     Example:
-        >>> from lightning_distilbert.retrieval.encode import encode_corpus
-        >>> vectors = encode_corpus("folder/of/a/student", ["a text"], output="corpus.npy")  # doctest: +SKIP
+        >>> import tempfile
+        >>> from transformers import BertConfig, BertModel, BertTokenizer
+        >>> folder, entries = tempfile.mkdtemp(), ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film"]
+        >>> _ = BertTokenizer(vocab={entry: index for index, entry in enumerate(entries)}).save_pretrained(folder)
+        >>> config = BertConfig(vocab_size=7, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+        >>> BertModel(config).save_pretrained(folder)
+        >>> encode_corpus(folder, ["a film", "film", "a"], output=f"{folder}/corpus.npy").shape
+        (3, 4)
     """
     check_choice("encode_corpus(dtype=...)", dtype, ("float32", "float16"))
     precision = precision or auto_precision()
@@ -88,7 +95,7 @@ def encode_corpus(
         made_of = {
             "texts": hash_texts(texts),
             "model": hash_weights(module.student),
-            "task": [type(module.task).__name__, module.task.pooling, module.task.normalize],
+            "task": [type(module.task).__name__, module.task.pooling, getattr(module.task, "normalize", True)],
             "tokenizer": tokenizer_fingerprint(module.tokenizer),
             "max_length": longest,
             "precision": precision,
@@ -100,18 +107,18 @@ def encode_corpus(
     with tqdm(total=len(texts), initial=done, desc=f"encode {name}", unit=" texts", delay=1, leave=False) as bar:
         for start in range(done, len(texts), SHARD):
             rows = encode(module.tokenizer, texts[start : start + SHARD], None, longest, name=name)
-            vectors = encode_rows(module, rows, budget, precision, bar)
+            vectors = encode_rows(module, rows, budget, precision, bar).astype(dtype, copy=False)
             bad = ~np.isfinite(vectors).all(axis=1)
             if bad.any():
                 place = start + int(bad.argmax())
                 raise DistillationError(
                     f"{name}: the vector of text {place} ({texts[place][:60]!r}) is NaN or infinite, and cannot be "
-                    "compared. The model may have diverged."
+                    f"compared. The model may have diverged, or the vector is too large for {dtype}."
                 )
             if file is None:
-                parts.append(vectors.astype(dtype, copy=False))
+                parts.append(vectors)
             else:
-                file.append(vectors.astype(dtype, copy=False), len(texts))
+                file.append(vectors, len(texts))
     if file is not None:
         file.finish()
         return file.vectors()

@@ -113,6 +113,11 @@ def evaluate_retrieval(
     Raises:
         DistillationError: If the folder, the encoder or an option is bad.
         MissingExtraError: If pytrec-eval-terrier or, for BM25, bm25s is not installed.
+
+    Example:
+        >>> split = RetrievalSplit(["sort rows"], ["rows sort rows", "sort the rows of a table"], [{1: 1.0}])
+        >>> evaluate_retrieval(split, "bm25").scores["mrr@10"]
+        0.5
     """
     data = open_split(source, split)
     depth = max(ndcg_at, mrr_at, recall_at)

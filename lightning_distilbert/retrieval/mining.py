@@ -146,6 +146,15 @@ def mine_negatives(
     Raises:
         DistillationError: If the folder, a model or an option is bad, or there is not one negative.
         MissingExtraError: If bm25s is needed and not installed.
+
+    Example:
+        >>> import json, tempfile
+        >>> split = RetrievalSplit(["sort rows"], ["rows of trees", "sort the rows of a table"], [{1: 1.0}])
+        >>> path = Path(tempfile.mkdtemp()) / "mined.jsonl"
+        >>> mine_negatives(split, "bm25", path, num_negatives=1)
+        Mined(rows=1, negatives=1, short=0, without=0)
+        >>> json.loads(path.read_text())["negatives"]
+        ['rows of trees']
     """
     if unknown := [name for name in choice if name not in {field.name for field in fields(Selection)}]:
         raise DistillationError(f"mine_negatives has no option {unknown[0]!r}.")

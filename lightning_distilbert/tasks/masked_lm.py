@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_distilbert.architectures import logits_at
-from lightning_distilbert.data.encoding import split_pairs
+from lightning_distilbert.data.inputs import check_masks, split_pairs
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.functional import chunked_cross_entropy, mean_or_zero
 from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
@@ -121,12 +121,7 @@ class MaskedLM(Task):
         """
         mask = module.tokenizer.mask_token
         firsts, seconds = split_pairs(texts)
-        for place, text in enumerate(firsts):
-            if mask not in text and (seconds is None or mask not in seconds[place]):
-                raise DistillationError(
-                    f"Entry {place} has no {mask}, so that there is nothing to fill in: {str(texts[place])[:60]!r}. "
-                    "Put it where a word is to be found."
-                )
+        check_masks(texts, firsts, seconds, mask)
         return super().answer(module, texts, batch_size, max_length)
 
     def predict(self, module: Any, batch: Batch) -> list[Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lightning_distilbert.data.encoding import Padding, split_pairs
+from lightning_distilbert.answers import Candidate, settle, trim
+from lightning_distilbert.data.encoding import Padding
+from lightning_distilbert.data.inputs import checked_pairs
 from lightning_distilbert.data.windows import encode_windows, pad_windows
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional.masking import full_precision
@@ -22,27 +22,6 @@ from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
 
 MONITORS = {False: ("em", "f1"), True: ("best_em", "best_f1", "em", "f1")}
 FOR_TEXTS = ("example", "offsets", "context")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The best span of one window.
-
-    Attributes:
-        score: Its score, the sum of its logits.
-        null: The score of no answer in this window.
-        probability: The probability of the span in this window.
-        null_probability: That of no answer.
-        start: Where it begins in the context, in characters.
-        end: Where it ends.
-    """
-
-    score: float
-    null: float
-    probability: float
-    null_probability: float
-    start: int
-    end: int
 
 
 class QuestionAnswering(Task):
@@ -73,7 +52,6 @@ class QuestionAnswering(Task):
 
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
     default_objectives: ClassVar[str] = "distilbert"
-    fields: ClassVar[tuple[str, ...]] = ("question", "context")
     fields: ClassVar[tuple[str, ...]] = ("question", "context")
     data: ClassVar[tuple[str, ...]] = ("QuestionAnsweringData",)
     mode: str = "max"
@@ -179,16 +157,7 @@ class QuestionAnswering(Task):
             ``answer``, ``score`` (a probability), ``start`` and ``end`` (characters: ``context[start:end]`` is the
             answer). No answer is the empty text, with None for start and end and its own probability.
         """
-        best = max(candidates, key=lambda candidate: candidate.score)
-        none = min(candidates, key=lambda candidate: candidate.null)
-        if best.start == best.end or (self.no_answer and none.null - best.score > threshold):
-            return {"answer": "", "score": none.null_probability, "start": None, "end": None}
-        return {
-            "answer": context[best.start : best.end],
-            "score": best.probability,
-            "start": best.start,
-            "end": best.end,
-        }
+        return settle(candidates, context, threshold if self.no_answer else None)
 
     def answer(
         self, module: Any, texts: Sequence[Any], batch_size: int = 32, max_length: int | None = None
@@ -207,14 +176,7 @@ class QuestionAnswering(Task):
         Raises:
             DistillationError: If something in it is no pair, or a window is too small.
         """
-        questions, contexts = split_pairs(texts)
-        if not questions:
-            return []
-        if contexts is None:
-            raise DistillationError(
-                f"Question answering takes pairs of a question and the context that holds its answer, and {texts[0]!r} "
-                "is a single text."
-            )
+        questions, contexts = checked_pairs(texts)
         tokenizer = module.tokenizer
         windows = encode_windows(
             tokenizer, questions, contexts, room(module, max_length), self.doc_stride, self.max_question_length
@@ -270,30 +232,6 @@ def _mask(batch: Batch, logits: Tensor) -> Tensor:
 
 def _threshold(module: Any) -> float:
     return float(getattr(module, "thresholds", {}).get("no_answer", 0.0))
-
-
-def trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Bound a span by whole characters that show: no white space at its ends, and no letter without its accents.
-
-    Some tokenizers count the white space before a word to it, and those that strip accents do not count an accent that
-    is a character of its own.
-
-    Args:
-        text: The text.
-        start: Where the span begins.
-        end: Where it ends.
-
-    Example:
-        >>> trim("a cafe\u0301 here", 1, 6)
-        (2, 7)
-    """
-    while end < len(text) and unicodedata.category(text[end]) in ("Mn", "Me"):
-        end += 1
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
-    return start, end
 
 
 def to_device(batch: Mapping[str, Any], device: Any) -> dict[str, Any]:

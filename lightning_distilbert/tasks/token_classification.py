@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from lightning_distilbert.answers import Sentence, TaggedWord, word_entities
 from lightning_distilbert.architectures import logits_at
 from lightning_distilbert.data.alignment import WordBatches, encode_words
 from lightning_distilbert.data.encoding import Padding
+from lightning_distilbert.data.inputs import checked_words
 from lightning_distilbert.data.labels import IGNORED
-from lightning_distilbert.data.split_words import split_words
-from lightning_distilbert.data.tags import OUTSIDE, entities_of, scheme_of
+from lightning_distilbert.data.tags import OUTSIDE, scheme_of
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.functional import mean_or_zero
 from lightning_distilbert.metrics_entities import NAMES, EntityScores
 from lightning_distilbert.prediction import evaluating, room
 from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
-
-
-class TaggedWord(NamedTuple):
-    """What a model says of a word.
-
-    Attributes:
-        label: The number of the likeliest label.
-        score: Its probability.
-    """
-
-    label: int
-    score: float
 
 
 class TokenClassification(Task):
@@ -223,12 +212,11 @@ class TokenClassification(Task):
         if isinstance(texts, str):
             raise DistillationError(f"A single text was given, {texts[:60]!r}. Give a list of texts.")
         names = self._names(module.labels)
-        spans = [split_words(text) if isinstance(text, str) else None for text in texts]
         sentences = [
-            [text[slice(*place)] for place in places] if places is not None else _checked_words(text, number)
-            for number, (text, places) in enumerate(zip(texts, spans, strict=True))
+            Sentence(text if isinstance(text, str) else checked_words(text, number))
+            for number, text in enumerate(texts)
         ]
-        rows = encode_words(module.tokenizer, sentences, room(module, max_length))
+        rows = encode_words(module.tokenizer, [item.words for item in sentences], room(module, max_length))
         order = sorted(range(len(rows)), key=rows.lengths.__getitem__, reverse=True)
         collate = WordBatches(Padding.of(module.tokenizer))
         words: list[dict[int, TaggedWord]] = [{} for _ in sentences]
@@ -239,14 +227,7 @@ class TokenClassification(Task):
                 for sentence, word, tagged in self._words(module, batch):
                     words[sentence][word] = tagged
                 bar.update(len(part))
-        answers = []
-        for text, places, sentence, tags in zip(texts, spans, sentences, words, strict=True):
-            found = word_entities(names, tags, sentence)
-            for entity in found if places is not None else ():
-                start, end = places[entity["start"]][0], places[entity["end"] - 1][1]
-                entity.update(text=text[start:end], start=start, end=end)
-            answers.append(found)
-        return answers
+        return [item.entities(names, tags) for item, tags in zip(sentences, words, strict=True)]
 
     def _names(self, labels: Sequence[str] | None) -> Sequence[str]:
         names = self.labels or labels
@@ -268,37 +249,3 @@ class TokenClassification(Task):
         positions = batch["first_subword"]
         sentence = batch["sentence"][positions.nonzero()[:, 0]].tolist()
         yield from zip(sentence, batch["word"][positions].tolist(), tagged, strict=True)
-
-
-def word_entities(names: Sequence[str], tagged: dict[int, TaggedWord], words: Sequence[str]) -> list[dict[str, Any]]:
-    """Put the entities of a sentence together.
-
-    Args:
-        names: The names of the labels.
-        tagged: What each word was taken for, by its place; one that is missing is outside of entities.
-        words: The words.
-
-    Example:
-        >>> tagged = {1: TaggedWord(1, 0.9), 2: TaggedWord(2, 0.5)}
-        >>> word_entities(["O", "B-LOC", "I-LOC"], tagged, ["in", "New", "York"])
-        [{'label': 'LOC', 'text': 'New York', 'start': 1, 'end': 3, 'score': 0.7}]
-    """
-    tags = [names[tagged[place].label] if place in tagged else OUTSIDE for place in range(len(words))]
-    return [
-        {
-            "label": kind,
-            "text": " ".join(words[start:end]),
-            "start": start,
-            "end": end,
-            "score": sum(tagged[place].score for place in range(start, end)) / (end - start),
-        }
-        for kind, start, end in entities_of(tags)
-    ]
-
-
-def _checked_words(words: Any, number: int) -> list[str]:
-    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
-        raise DistillationError(
-            f"Entry {number} is {str(words)[:60]!r}: it has to be a text, or the list of a sentence's words."
-        )
-    return list(words)

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
+import lightning_distilbert
 from lightning_distilbert import (
     DistillationError,
     DistillationModule,
@@ -24,6 +25,7 @@ from lightning_distilbert import (
     TextClassification,
     TextClassificationData,
 )
+from lightning_distilbert import tasks as tasks_module
 from lightning_distilbert.data import corpus
 from lightning_distilbert.tasks.base import Task, call_model
 
@@ -114,6 +116,14 @@ def test_data_of_another_task_are_refused_before_they_are_tokenised(
     names = f"{type(module.task).__name__} learns from .*{module.task.data[0]}, and the data are a"
     for run in ("fit", "validate"):
         refused(module, make_data(), f"{names} {type(make_data()).__name__}", run=run)
+
+
+def test_each_task_of_the_package_names_its_data_modules():
+    own = [getattr(tasks_module, name) for name in tasks_module.__all__ if name != "Task"]
+    assert all(task.data for task in own)
+    assert {name for task in own for name in task.data} == {
+        name for name in lightning_distilbert.__all__ if name.endswith("Data")
+    }
 
 
 def test_texts_to_be_answered_may_come_from_any_data_module(tiny_mlm_dir: Path):

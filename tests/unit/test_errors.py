@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lightning_distilbert.errors import DistillationError, MissingExtraError, check_choice, require
+from lightning_distilbert.errors import DistillationError, MissingExtraError, check_choice, nearest, require
 
 
 def test_require_returns_the_module_itself():
@@ -37,3 +37,10 @@ def test_a_value_that_is_no_choice_is_shown_with_the_choices(value):
 
 def test_a_choice_passes():
     assert check_choice("pool(mode=...)", "cls", ("mean", "cls")) is None
+
+
+def test_the_nearest_choice_is_named_in_its_own_spelling_or_none():
+    choices = ["TextClassification", "TokenClassification", "Retrieval"]
+    assert nearest("textclassificaton", choices) == " Did you mean 'TextClassification'?"
+    assert nearest("RETRIEVAL", choices) == " Did you mean 'Retrieval'?"
+    assert nearest("nonsense", choices) == nearest(3, choices) == nearest("x", []) == ""

@@ -51,7 +51,7 @@ SOFT = ["model", "objectives", 0]
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        ([*SOFT, "class_path"], "SoftTarget", "model.objectives: 'SoftTarget' is no class. Did you mean 'SoftTargets'?"),
+        ([*SOFT, "class_path"], "SoftTarget", "objectives: 'SoftTarget' is no class. Did you mean 'SoftTargets'?"),
         (
             [*SOFT, "class_path"], "lightning_distilbert.SoftTarget",
             "model.objectives: 'SoftTarget' is no class. Did you mean 'SoftTargets'?",
@@ -70,9 +70,9 @@ SOFT = ["model", "objectives", 0]
         ),
         (["model", "objectives"], ["distilbert"], "'distilbert' is a preset, which stands alone and in no list"),
         (["model", "objectives"], {"class_path": "Similarty"}, "'Similarty' is no class. Did you mean 'Similarity'?"),
-        (["model", "task", "class_path"], "Retreival", "model.task: 'Retreival' is no class. Did you mean 'Retrieval'?"),
+        (["model", "task", "class_path"], "Retreival", "task: 'Retreival' is no class. Did you mean 'Retrieval'?"),
         (["model", "task", "class_path"], "Nonsense", "is no class. Known are MaskedLM, "),
-        (["model", "task", "class_path"], "Nonsense", "One of your own takes its full path, such as my_module.Nonsense."),
+        (["model", "task", "class_path"], "Nonsense", "of your own takes its full path, such as my_module.Nonsense."),
         (
             ["model", "task", "init_args"], {"num_label": 2},
             "model.task: TextClassification has no argument 'num_label'. Did you mean 'num_labels'?",
@@ -82,7 +82,7 @@ SOFT = ["model", "objectives", 0]
             ["model", "student", "init_args"], {"layer": 2},
             "model.student: Student has no argument 'layer'. Did you mean 'layers'?",
         ),
-        (["model", "teacher"], {"class_path": "Techer"}, "model.teacher: 'Techer' is no class. Did you mean 'Teacher'?"),
+        (["model", "teacher"], {"class_path": "Techer"}, "teacher: 'Techer' is no class. Did you mean 'Teacher'?"),
         (
             ["model", "task_weight"], {"class_path": "Linear", "init_args": {"end": 0.0}},
             "model.task_weight: Linear needs start.",
@@ -94,7 +94,7 @@ SOFT = ["model", "objectives", 0]
             "data: TextClassificationData has no argument 'sorce'. Did you mean 'source'?",
         ),
         (["data", "init_args"], {"sentence": "x"}, "has no argument 'sentence'. It has source, text, label, labels, "),
-        (["trainer", "max_epoch"], 1, "does not accept option 'trainer.max_epoch'. Did you mean '--trainer.max_epochs'?"),
+        (["trainer", "max_epoch"], 1, "not accept option 'trainer.max_epoch'. Did you mean '--trainer.max_epochs'?"),
         (
             ["trainer", "callbacks", 0, "class_path"], "ModelCheckpont",
             "trainer.callbacks: 'ModelCheckpont' is no class. Did you mean 'ModelCheckpoint'?",
@@ -209,3 +209,5 @@ def test_weights_alone_are_no_checkpoint_to_evaluate(tiny_teacher_dir: Path, cap
     torch.save({"weight": torch.ones(1)}, "weights.ckpt")
     given = ["--config", "recipes/text-classification.yaml", *GIVEN, "--ckpt_path", "weights.ckpt"]
     assert "has no 'state_dict', it holds ['weight']" in refused(capsys, *given, command="validate")
+    torch.save({"state_dict": {}}, "weights.ckpt")
+    assert "'weights.ckpt' is a checkpoint of another module" in refused(capsys, *given, command="test")

@@ -228,8 +228,9 @@ def test_bad_rows_are_named(rows, message):
 
 
 def test_a_window_too_small_is_refused():
-    with pytest.raises(DistillationError, match=r"train, row 1: the question has 1 tokens.*doc_stride=60"):
-        make({"train": [row()]}, doc_stride=60).setup("fit")
+    rows = [row(), row(context="the tower was built in the city " * 20)]
+    with pytest.raises(DistillationError, match=r"train, row 2: .*max_length=64 has room for 60 .*doc_stride=60"):
+        make({"train": rows}, doc_stride=60).setup("fit")
 
 
 def test_a_teacher_of_another_tokenizer_is_refused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_distilbert.data import windows as module
+from lightning_distilbert.data import context_windows as module
 from lightning_distilbert.data.encoding import Padding
 from lightning_distilbert.data.windows import ByExample, encode_windows, label_windows, pad_windows
 from lightning_distilbert.errors import DistillationError
@@ -101,11 +101,22 @@ def test_a_long_question_is_cut_with_a_warning():
 
 
 def test_a_window_without_room_is_refused_and_the_question_named():
-    with pytest.raises(DistillationError, match=r"dev, row 2: the question has 6 tokens.*room for 6 .*doc_stride=6"):
-        encode_windows(BERT, ["who", "who is at the tower built"], ["city"] * 2, 15, doc_stride=6, name="dev")
-    assert len(encode_windows(BERT, ["who is at the tower built"], ["city " * 8], 15, doc_stride=5)) == 3
+    questions, contexts = ["who", "who is at the tower built"], ["city", "city " * 8]
+    with pytest.raises(DistillationError, match=r"dev, row 2: .*max_length=15 has room for 6 .*doc_stride=6"):
+        encode_windows(BERT, questions, contexts, 15, doc_stride=6, name="dev")
+    assert len(encode_windows(BERT, questions, contexts, 15, doc_stride=5)) == 4
     with pytest.raises(DistillationError, match="room for 0"):
-        encode_windows(BERT, ["who is at the tower built"], ["city"], 8, doc_stride=0)
+        encode_windows(BERT, questions[1:], [""], 9, doc_stride=0)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_context_that_fits_needs_no_room_for_more(name):
+    tokenizer = TOKENIZERS[name]
+    length = len(tokenizer("who", "the city")["input_ids"])
+    windows = encode_windows(tokenizer, ["who"], ["the city"], length, doc_stride=128)
+    assert windows.lengths.tolist() == [length]
+    with pytest.raises(DistillationError, match="row 1: beside its question"):
+        encode_windows(tokenizer, ["who"], ["the city"], length - 1, doc_stride=128)
 
 
 def test_a_tokenizer_without_places_is_refused():

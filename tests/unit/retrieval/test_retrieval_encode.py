@@ -224,3 +224,13 @@ def test_a_foreign_or_damaged_file_is_refused(encoder: DistillationModule, tmp_p
     with pytest.raises(DistillationError, match=r"corpus\.npy is damaged .* Delete it and run again"):
         encode_corpus(encoder, TEXTS, output=tmp_path / "corpus.npy")
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_a_vector_that_is_too_large_for_half_precision_is_an_error(encoder: DistillationModule):
+    encoder.task = Retrieval(normalize=False)
+    with torch.no_grad():
+        encoder.student.encoder.layer[-1].output.LayerNorm.weight *= 1e6
+    assert np.isfinite(encode_corpus(encoder, TEXTS)).all()
+    with pytest.raises(DistillationError, match="too large for float16"):
+        encode_corpus(encoder, TEXTS, dtype="float16")

@@ -1,0 +1,143 @@
+"""Long contexts parted into overlapping windows of tokens, in numpy alone.
+
+Nothing here needs torch: the data of question answering and the runtime for devices
+(`lightning_distilbert.deploy.runtime`) share it, so that both read the same windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lightning_distilbert.data.inputs import CHUNK
+from lightning_distilbert.errors import DistillationError
+
+CHUNK_CHARACTERS = 2**21  # in one tokenizer call: a few long books make as many tokens as 2048 paragraphs
+
+
+class Window(NamedTuple):
+    """A question with a part of its context.
+
+    Attributes:
+        ids: The token ids.
+        types: The token types; None where the tokenizer has none.
+        offsets: Begin and end of each token in the text that it is of, in characters, of shape ``(tokens, 2)``.
+        context: The first token of the context, and the one after its last.
+        example: The place of the question.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray | None
+    offsets: np.ndarray
+    context: tuple[int, int]
+    example: int
+
+
+def context_windows(
+    tokenizer: Any,
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    max_length: int = 384,
+    doc_stride: int = 128,
+    max_question_length: int = 64,
+    name: str = "questions",
+) -> Iterator[tuple[list[Window], int, int]]:
+    """Tokenise questions with their contexts, each long context as several windows.
+
+    Args:
+        tokenizer: A fast transformers tokenizer, or that of the runtime: it knows the place of each token in the text.
+        questions: The questions.
+        contexts: The context of each.
+        max_length: Tokens of a window at most, question and special tokens included.
+        doc_stride: Tokens that a window shares with the one before it.
+        max_question_length: Tokens of a question at most; what is beyond is cut off.
+        name: What errors call them.
+
+    Yields:
+        Some windows, in the order of the questions, of how many questions they are, and how many of these were cut.
+
+    Raises:
+        DistillationError: If a context needs several windows, and these have no room for more of it than they share.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    for start, stop in _chunks(contexts):
+        asked, cut, lengths = _shorten(tokenizer, questions[start:stop], max_question_length)
+        rooms = [max_length - special - length for length in lengths]
+        place = _without_room(tokenizer, contexts[start:stop], rooms, doc_stride)
+        if place is not None:
+            raise DistillationError(
+                f"{name}, row {start + place + 1}: beside its question, a window of max_length={max_length} has room "
+                f"for {max(rooms[place], 0)} tokens of the context, and doc_stride={doc_stride} of them would be those "
+                "of the window before it. Raise max_length, or lower doc_stride or max_question_length."
+            )
+        encoded = tokenizer(
+            asked,
+            list(contexts[start:stop]),
+            truncation="only_second",
+            max_length=max_length,
+            stride=max(0, min(doc_stride, max_length - special - 1)),  # what is more is refused, needed or not
+            return_overflowing_tokens=True,
+            return_attention_mask=False,
+        )
+        typed = "token_type_ids" in encoded
+        windows = []
+        spaces, of = np.zeros(0, dtype=np.int64), -1
+        for example, window in zip(encoded["overflow_to_sample_mapping"], encoded.encodings, strict=True):
+            if example != of:
+                spaces, of = _count_spaces(contexts[start + example]), example
+            belongs = window.sequence_ids
+            count = belongs.count(1)
+            begin = belongs.index(1) if count else len(belongs)
+            offsets = np.array(window.offsets, dtype=np.int32)
+            _hide_spaces(offsets[begin : begin + count], spaces)
+            ids = np.array(window.ids, dtype=np.int32)
+            types = np.array(window.type_ids, dtype=np.int8) if typed else None
+            windows.append(Window(ids, types, offsets, (begin, begin + count), start + example))
+        yield windows, stop - start, cut
+
+
+def _count_spaces(text: str) -> np.ndarray:
+    """Return how many of the characters before each place are white space, of shape ``(characters + 1,)``."""
+    return np.concatenate([[0], np.cumsum(np.fromiter(map(str.isspace, text), dtype=bool, count=len(text)))])
+
+
+def _hide_spaces(offsets: np.ndarray, spaces: np.ndarray) -> None:
+    """Make tokens of white space alone, which some tokenizers have, tokens without a character: no answer is one."""
+    begins, ends = offsets[:, 0], offsets[:, 1]
+    blank = spaces[ends] - spaces[begins] == ends - begins
+    ends[blank] = begins[blank]  # in place
+
+
+def _chunks(contexts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of parts that are small enough for one call of the tokenizer."""
+    start = characters = 0
+    for place, context in enumerate(contexts):
+        if place > start and (place - start >= CHUNK or characters + len(context) > CHUNK_CHARACTERS):
+            yield start, place
+            start, characters = place, 0
+        characters += len(context)
+    if start < len(contexts):
+        yield start, len(contexts)
+
+
+def _without_room(tokenizer: Any, contexts: Sequence[str], rooms: Sequence[int], doc_stride: int) -> int | None:
+    """Return the first question whose context does not fit into one window, where a second has no room for more."""
+    narrow = [place for place, room in enumerate(rooms) if room <= doc_stride]
+    if not narrow:
+        return None
+    encodings = tokenizer([contexts[place] for place in narrow], add_special_tokens=False).encodings
+    fits = (0 < rooms[place] >= len(encoding) for place, encoding in zip(narrow, encodings, strict=True))
+    return next((place for place, fit in zip(narrow, fits, strict=True) if not fit), None)
+
+
+def _shorten(tokenizer: Any, questions: Sequence[str], limit: int) -> tuple[list[str], int, list[int]]:
+    """Cut questions after so many tokens; return them, how many were cut, and their lengths in tokens."""
+    encodings = tokenizer(list(questions), add_special_tokens=False).encodings
+    long = [len(encoding) > limit for encoding in encodings]
+    asked = [
+        question[: encoding.offsets[limit - 1][1]] if cut else question
+        for question, encoding, cut in zip(questions, encodings, long, strict=True)
+    ]
+    return asked, sum(long), [min(len(encoding), limit) for encoding in encodings]
