@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from lightning_distilbert.data.inputs import check_list, checked_words
 from lightning_distilbert.data.split_words import split_words
 from lightning_distilbert.data.tags import OUTSIDE, entities_of
 
@@ -105,6 +106,23 @@ class Sentence:
                 start, end = self._places[entity["start"]][0], self._places[entity["end"] - 1][1]
                 entity.update(text=self.text[start:end], start=start, end=end)
         return found
+
+
+def sentences_of(texts: Sequence[Any]) -> list[Sentence]:
+    """Read texts, or sentences that are lists of words.
+
+    Args:
+        texts: The texts, or lists of words.
+
+    Raises:
+        DistillationError: If something in it is neither a text nor a list of words.
+
+    Example:
+        >>> [sentence.words for sentence in sentences_of(["New York", ["New", "York"]])]
+        [['New', 'York'], ['New', 'York']]
+    """
+    check_list(texts)
+    return [Sentence(text if isinstance(text, str) else checked_words(text, place)) for place, text in enumerate(texts)]
 
 
 # -- answers in a context ----------------------------------------------------------------------------------------------

@@ -5,12 +5,30 @@ Nothing here needs torch: the runtime for devices (`lightning_distilbert.deploy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning_distilbert.errors import DistillationError
 
 CHUNK = 2048  # texts in one tokenizer call: enough for its threads, few enough for a progress bar that moves
+
+
+def check_list(texts: Any) -> None:
+    """Refuse what is no list of texts: a single one, a mapping, or nothing of that kind.
+
+    Args:
+        texts: What was given.
+
+    Raises:
+        DistillationError: If it is none.
+
+    Example:
+        >>> check_list(["a text"])
+    """
+    if isinstance(texts, str):
+        raise DistillationError(f"A single text was given, {texts[:60]!r}. Give a list of texts.")
+    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        raise DistillationError(f"A {type(texts).__name__} was given, {str(texts)[:60]}. Give a list of texts.")
 
 
 def split_pairs(texts: Sequence[str | tuple[str, str]]) -> tuple[list[str], list[str] | None]:
@@ -29,8 +47,7 @@ def split_pairs(texts: Sequence[str | tuple[str, str]]) -> tuple[list[str], list
         >>> split_pairs([("a", "b"), ("c", "d")])
         (['a', 'c'], ['b', 'd'])
     """
-    if isinstance(texts, str):
-        raise DistillationError(f"A single text was given, {texts[:60]!r}. Give a list of texts.")
+    check_list(texts)
     rows: list[tuple[str, ...]] = [(text,) if isinstance(text, str) else text for text in texts]
     for place, row in enumerate(rows):
         if not isinstance(row, (tuple, list)) or len(row) > 2 or not all(isinstance(part, str) for part in row):
@@ -81,8 +98,8 @@ def checked_pairs(texts: Sequence[tuple[str, str]]) -> tuple[list[str], list[str
     questions, contexts = split_pairs(texts)
     if questions and contexts is None:
         raise DistillationError(
-            f"Question answering takes pairs of a question and the context that holds its answer, and {texts[0]!r} "
-            "is a single text."
+            f"Question answering takes pairs of a question and the context that holds its answer, and "
+            f"{questions[0][:60]!r} is a single text."
         )
     return questions, contexts or []
 

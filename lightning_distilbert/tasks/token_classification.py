@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from lightning_distilbert.answers import Sentence, TaggedWord, word_entities
+from lightning_distilbert.answers import TaggedWord, sentences_of, word_entities
 from lightning_distilbert.architectures import logits_at
 from lightning_distilbert.data.alignment import WordBatches, encode_words
 from lightning_distilbert.data.encoding import Padding
-from lightning_distilbert.data.inputs import checked_words
 from lightning_distilbert.data.labels import IGNORED
 from lightning_distilbert.data.tags import OUTSIDE, scheme_of
 from lightning_distilbert.errors import DistillationError, check_choice
@@ -209,13 +208,8 @@ class TokenClassification(Task):
         Raises:
             DistillationError: If something in it is neither a text nor a list of words.
         """
-        if isinstance(texts, str):
-            raise DistillationError(f"A single text was given, {texts[:60]!r}. Give a list of texts.")
         names = self._names(module.labels)
-        sentences = [
-            Sentence(text if isinstance(text, str) else checked_words(text, number))
-            for number, text in enumerate(texts)
-        ]
+        sentences = sentences_of(texts)
         rows = encode_words(module.tokenizer, [item.words for item in sentences], room(module, max_length))
         order = sorted(range(len(rows)), key=rows.lengths.__getitem__, reverse=True)
         collate = WordBatches(Padding.of(module.tokenizer))

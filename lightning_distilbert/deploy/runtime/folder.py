@@ -1,0 +1,152 @@
+"""What an artefact's folder says of itself: its model file, its task, labels and thresholds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_distilbert.answers import names_in
+from lightning_distilbert.errors import DistillationError, check_choice
+
+# the first that is there is run
+MODELS = ("model_int8.onnx", "model.onnx")
+VERIFY = ("model", "all", "none")
+KEY = "lightning_distilbert"
+# RoBERTa's kind counts positions from pad_token_id + 1, so that many rows of its table are never used
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
+# what a task's options are where the folder does not say them: those of its class
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "TextClassification": {"num_labels": None, "labels": None, "problem_type": "single_label_classification"},
+    "TokenClassification": {"num_labels": None, "labels": None},
+    "QuestionAnswering": {"no_answer": False, "max_answer_length": 30, "doc_stride": 128, "max_question_length": 64},
+    "Retrieval": {},
+    "Reranking": {},
+    "MaskedLM": {"top_k": 5},
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a folder says.
+
+    Attributes:
+        model: The file to run.
+        task: The name of the task's class.
+        options: Its options.
+        labels: The names of the labels in the order of the head's outputs, or None.
+        thresholds: What the task chose on validation data.
+        positions: How many tokens the model has positions for, or None where it does not say it.
+        width: The size of its vectors, or None.
+    """
+
+    model: Path
+    task: str
+    options: Mapping[str, Any]
+    labels: tuple[str, ...] | None
+    thresholds: Mapping[str, float]
+    positions: int | None
+    width: int | None
+
+
+def describe(folder: Path, verify: str = "model") -> Description:
+    """Read what a folder says, and check that its files are those that were exported.
+
+    Args:
+        folder: The folder.
+        verify: Whether the hash of the ``"model"`` file is compared with the manifest's, or of ``"all"`` files, or of
+            ``"none"``.
+
+    Raises:
+        DistillationError: If it is no artefact, a file is damaged, or its task cannot be run here.
+    """
+    check_choice("load(verify=...)", verify, VERIFY)
+    if not folder.is_dir():
+        raise DistillationError(f"There is no folder {str(folder)!r}. Give the folder that an export wrote.")
+    models = [name for name in MODELS if (folder / name).is_file()]
+    missing = [
+        name for name in ("config.json", "tokenizer.json", "tokenizer_config.json") if not (folder / name).is_file()
+    ]
+    if not models:
+        missing.insert(0, " or ".join(MODELS))
+    if missing:
+        raise DistillationError(
+            f"{str(folder)!r} is no artefact for this runtime: it has no {', no '.join(missing)}. Make one: "
+            "lightning-distilbert export --model DIR --format onnx --output DIR."
+        )
+    if verify != "none":
+        _verify(folder, models[0], verify == "all")
+    config = _json(folder / "config.json")
+    details = config.get(KEY)
+    task = details.get("task") if isinstance(details, Mapping) else None
+    if not isinstance(task, Mapping):
+        raise DistillationError(f"{folder / 'config.json'} names no task of {KEY}. Export the student again.")
+    path = str(task.get("class_path"))
+    name = path.rpartition(".")[2]
+    if name not in DEFAULTS or not path.startswith(f"{KEY}."):
+        raise DistillationError(
+            f"{folder / 'config.json'} names the task {path!r}, which this runtime does not know. It runs "
+            f"{', '.join(DEFAULTS)}."
+        )
+    options = DEFAULTS[name] | dict(task.get("init_args") or {})
+    positions = config.get("max_position_embeddings")
+    if isinstance(positions, int) and config.get("model_type") in OFFSET_POSITIONS:
+        positions -= int(config.get("pad_token_id") or 0) + 1
+    labels = options.get("labels") or names_in(config.get("id2label"))
+    return Description(
+        folder / models[0],
+        name,
+        options,
+        tuple(labels) if labels else None,
+        _thresholds(folder, details.get("thresholds")),
+        positions if isinstance(positions, int) else None,
+        config.get("hidden_size") or config.get("dim"),
+    )
+
+
+def _thresholds(folder: Path, values: Any) -> dict[str, float]:
+    if not isinstance(values, Mapping | None) or not all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) for value in (values or {}).values()
+    ):
+        raise DistillationError(f"{folder / 'config.json'}: the thresholds are {values!r}: they are numbers by name.")
+    return {str(name): float(value) for name, value in (values or {}).items()}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise DistillationError(f"{path} cannot be read: {error}. Export the student again.") from error
+    if not isinstance(value, dict):
+        raise DistillationError(f"{path} holds no JSON object. Export the student again.")
+    return value
+
+
+def _verify(folder: Path, model: str, whole: bool) -> None:
+    """Compare the files with the hashes in manifest.json."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise DistillationError(
+            f"{str(folder)!r} has no manifest.json, which an export writes last: it was not finished. Export "
+            "the student again, or load what you know with verify='none'."
+        )
+    files = _json(path).get("files")
+    if not isinstance(files, Mapping) or model not in files:
+        raise DistillationError(f"{path} does not list {model!r}. Export the student again.")
+    for name, told in files.items():
+        # a large model has its weights in a file beside it
+        if not whole and not name.startswith(model):
+            continue
+        digest = str(told.get("sha256") if isinstance(told, Mapping) else told)
+        if "/" in name or "\\" in name or not (folder / name).is_file():
+            raise DistillationError(f"{path} lists {name!r}, which is not there. Export the student again.")
+        with (folder / name).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest.removeprefix("sha256:"):
+            raise DistillationError(
+                f"{str(folder / name)!r} is not the file that was exported: its SHA-256 begins with {found[:12]}, that "
+                f"in the manifest with {digest[:12]}. It was changed or is not whole: copy or export it again."
+            )
