@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lightning_distilbert.schedules import Cosine, Linear
     from lightning_distilbert.student import Student, build_student
     from lightning_distilbert.tasks import (
+        IntentClassification,
         MaskedLM,
         QuestionAnswering,
         Reranking,
@@ -60,6 +61,7 @@ _HOME = {
     "DistillationModule": "module",
     "Embeddings": "objectives",
     "HiddenStates": "objectives",
+    "IntentClassification": "tasks",
     "Linear": "schedules",
     "MarginMSE": "objectives",
     "MaskedLM": "tasks",
@@ -94,6 +96,7 @@ __all__ = [
     "DistillationModule",
     "Embeddings",
     "HiddenStates",
+    "IntentClassification",
     "Linear",
     "MarginMSE",
     "MaskedLM",

@@ -1,4 +1,4 @@
-"""What a student's outputs read as: the entities of a sentence, the answer to a question.
+"""What a student's outputs read as: an intent, the entities of a sentence, the answer to a question.
 
 Nothing here needs torch: the tasks and the runtime for devices (`lightning_distilbert.deploy.runtime`) share it, so
 that both give the same answers.
@@ -29,6 +29,37 @@ def names_in(id2label: Mapping[Any, Any] | None) -> list[str] | None:
     """
     names = [str(name) for _, name in sorted((id2label or {}).items(), key=lambda item: int(item[0]))]
     return None if not names or all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+
+
+# -- intents -----------------------------------------------------------------------------------------------------------
+
+
+def intent_of(
+    probabilities: Sequence[float], names: Sequence[str], out_of_scope: str, threshold: float | None = None
+) -> dict[str, Any]:
+    """Read the probabilities of one text's labels as its intent, or as out of scope.
+
+    Args:
+        probabilities: One for each label.
+        names: The names of the labels.
+        out_of_scope: The one for out of scope.
+        threshold: The least probability with which an intent is answered; None is that of out of scope.
+
+    Returns:
+        ``label``, ``score`` (its probability; for out of scope one less the likeliest intent's) and ``nearest``, the
+        likeliest intent in either case.
+
+    Example:
+        >>> intent_of([0.6, 0.1, 0.3], ["balance", "weather", "oos"], "oos", threshold=0.7)
+        {'label': 'oos', 'score': 0.4, 'nearest': 'balance'}
+    """
+    inside = [place for place, name in enumerate(names) if name != out_of_scope]
+    nearest = max(inside, key=probabilities.__getitem__)
+    score = probabilities[nearest]
+    least = probabilities[list(names).index(out_of_scope)] if threshold is None else threshold
+    if score < least:
+        return {"label": out_of_scope, "score": 1 - score, "nearest": names[nearest]}
+    return {"label": names[nearest], "score": score, "nearest": names[nearest]}
 
 
 # -- entities ----------------------------------------------------------------------------------------------------------

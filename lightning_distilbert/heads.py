@@ -43,6 +43,6 @@ def note_training(module: Any) -> None:
     Args:
         module: A `DistillationModule`.
     """
-    config = getattr(module.student, "config", None)
+    config: Any = getattr(module.student, "config", None)
     if getattr(config, "fresh_head", False) and trains_head(module):
         config.fresh_head = False

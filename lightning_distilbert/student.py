@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from lightning_distilbert import doctor
 from lightning_distilbert.architectures import backbone, layers_of, unwrap
 from lightning_distilbert.conversion import (
     check_convertible,
@@ -194,7 +195,7 @@ def build_student(
     token type 0 is added to each position embedding, because DistilBERT has no token types; the word embeddings stay
     as they are, since a masked-language head is tied to them. RoBERTa's unused first positions are left out. In eval
     mode the hidden states of a student as wide as its teacher then equal those of the teacher with the same layers
-    alone. A task head is copied if teacher and student are of the same task with the same labels in the same order; any
+    alone. A task head is copied if teacher and student are of the same task with the same labels, in whatever order; any
     other head starts fresh.
 
     Args:
@@ -399,18 +400,40 @@ def _own_head(source: PreTrainedModel, student: PreTrainedModel) -> dict[str, Te
 
 
 def _copy_head(head: Mapping[str, Tensor], config: PreTrainedConfig, student: PreTrainedModel) -> bool:
-    """Copy what fits of a head, and tell whether that is all of it."""
+    """Copy what fits of a head, its outputs by the names of the labels, and tell whether that is all of it."""
     own, fitting = student.state_dict(), {}
-    if _same_labels(config, student.config):
+    order = _label_order(student.config, config)
+    if order is not None:
         fitting = {name: value for name, value in head.items() if name in own and own[name].shape == value.shape}
+        if order != sorted(order):
+            output = _output_layer(student)
+            for name in fitting.keys() & {f"{output}.weight", f"{output}.bias"}:
+                fitting[name] = fitting[name][order]
         student.load_state_dict(fitting, strict=False)
     encoder = {value.data_ptr() for value in backbone(student).state_dict().values()}  # a decoder may be tied to it
     return all(name in fitting or value.data_ptr() in encoder for name, value in own.items())
 
 
-def _same_labels(first: PreTrainedConfig, second: PreTrainedConfig) -> bool:
-    """Equal names in equal order; names that transformers made up (LABEL_0) say nothing against it."""
-    if first.num_labels != second.num_labels:
-        return False
-    made_up = {index: f"LABEL_{index}" for index in range(first.num_labels or 0)}
-    return first.id2label == second.id2label or made_up in (first.id2label, second.id2label)
+def _label_order(student: PreTrainedConfig, source: PreTrainedConfig) -> list[int] | None:
+    """Return the source's output for each label of the student, or None if the labels are others.
+
+    Names that transformers made up (LABEL_0) say nothing against any.
+    """
+    if student.num_labels != source.num_labels:
+        return None
+    try:
+        order = doctor.check_labels(doctor.label_names(student), doctor.label_names(source))
+    except DistillationError:
+        return None
+    return list(range(student.num_labels or 0)) if order is None else order
+
+
+def _output_layer(student: PreTrainedModel) -> str:
+    """Return the name of the layer that gives the labels: the last one of a head that is as wide as they are many."""
+    encoder, number = set(backbone(student).modules()), student.config.num_labels
+    found = [
+        name
+        for name, module in student.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == number and module not in encoder
+    ]
+    return found[-1] if found else ""

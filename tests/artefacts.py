@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import shutil
 import warnings
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import lightning_distilbert
+from lightning_distilbert.deploy.manifest import write_manifest
 
 SIZES = {"batch": 2, "sequence": 7}
 
@@ -30,9 +29,12 @@ class Graph(nn.Module):
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         batch = dict(zip(self.inputs, values, strict=True))
-        if self.task.auto_class == "AutoModel":
-            return (self.task.embed(self.student, batch),)
         output = self.student(**batch)
+        if self.task.auto_class == "AutoModel":
+            states, mask = output.last_hidden_state, batch["attention_mask"].unsqueeze(-1).float()
+            mean = (states * mask).sum(dim=1) / mask.sum(dim=1)
+            vectors = states[:, 0] if self.task.pooling == "cls" else mean
+            return (nn.functional.normalize(vectors, dim=-1) if self.task.normalize else vectors,)
         return (output.start_logits, output.end_logits) if "start_logits" in output else (output.logits,)
 
 
@@ -43,7 +45,7 @@ def make_artefact(student: Path, folder: Path) -> Path:
     encoded = module.tokenizer(["a", "b"])
     inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if "token_type_ids" in encoded else [])]
     values = (torch.randint(5, 40, shape), torch.ones(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long))
-    outputs = {"AutoModel": ["embedding"], "AutoModelForQuestionAnswering": ["start_logits", "end_logits"]}
+    outputs = {"AutoModel": ["sentence_embedding"], "AutoModelForQuestionAnswering": ["start_logits", "end_logits"]}
     names = outputs.get(module.task.auto_class, ["logits"])
     axes = {name: dict(enumerate(SIZES)) for name in inputs}
     folder.mkdir(parents=True)
@@ -51,7 +53,7 @@ def make_artefact(student: Path, folder: Path) -> Path:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             Graph(module, inputs).eval(), values[: len(inputs)], str(folder / "model.onnx"), input_names=inputs,
-            output_names=names, dynamic_shapes=(tuple(axes.values()),), dynamo=True, external_data=False,
+            output_names=names, dynamic_axes=axes, dynamo=False,
         )  # fmt: skip
     module.tokenizer.save_pretrained(folder)
     for name in ("config.json", "sentence_bert_config.json"):
@@ -60,12 +62,7 @@ def make_artefact(student: Path, folder: Path) -> Path:
     return seal(folder)
 
 
-def seal(folder: Path) -> Path:
-    """Write the manifest."""
-    files = {
-        path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
-        for path in sorted(folder.iterdir())
-        if path.name != "manifest.json"
-    }
-    (folder / "manifest.json").write_text(json.dumps({"files": files}))
+def seal(folder: Path, **facts: Any) -> Path:
+    """Write the manifest, and return the folder."""
+    write_manifest(folder, {"format": "onnx", "task": "", "model": "model.onnx", "inputs": [], "outputs": []} | facts)
     return folder

@@ -61,7 +61,7 @@ def _parser() -> PlainParser:
     parser = PlainParser(
         prog="lightning-distilbert mine",
         description="Find documents that a model, or BM25, ranks high for a query and that do not answer it. The lines "
-        "that are written can be trained on: negatives, and the scores of the document and of each negative.",
+        "that are written can be trained on: negatives, and the cross-encoder's scores if there is one.",
         argument_default=SUPPRESS,  # what is not given is left to the function's own default
         allow_abbrev=False,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lightning_distilbert import evaluation
+from lightning_distilbert import data, evaluation
 from lightning_distilbert._compat import FLAVOUR, LightningDataModule
 from lightning_distilbert.checkpoints import check_content, check_file
 from lightning_distilbert.commands.mistakes import check_config, explain
@@ -131,6 +131,8 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: The command line, from the command on.
     """
+    for name in data.__all__:  # a class is found by its name alone once it is imported
+        getattr(data, name)
     sys.argv = [sys.argv[0], *arguments]  # LightningCLI warns if it is given both
     try:
         DistillationCLI(

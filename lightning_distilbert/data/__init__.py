@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_distilbert.data.beir import BeirFolder, RetrievalSplit, read_beir
     from lightning_distilbert.data.conll import read_conll
     from lightning_distilbert.data.encoding import EncodedDataset, Padding, encode, pad_batch
+    from lightning_distilbert.data.intents import read_atis, read_clinc150
     from lightning_distilbert.data.masked_lm import MaskedLMData
     from lightning_distilbert.data.masking import Masking
     from lightning_distilbert.data.question_answering import QuestionAnsweringData
@@ -45,7 +46,9 @@ _HOME = {
     "open_splits": "sources",
     "pad_batch": "encoding",
     "padding_share": "batching",
+    "read_atis": "intents",
     "read_beir": "beir",
+    "read_clinc150": "intents",
     "read_conll": "conll",
     "read_questions": "squad",
     "read_rows": "readers",
@@ -70,7 +73,9 @@ __all__ = [
     "open_splits",
     "pad_batch",
     "padding_share",
+    "read_atis",
     "read_beir",
+    "read_clinc150",
     "read_conll",
     "read_questions",
     "read_rows",

@@ -96,7 +96,6 @@ class TextData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download hub data sets, which Lightning does once per node before any process calls `setup`."""
-        self._check_module()
         for source in (self.source, self.unlabelled):
             if is_hub_name(source):
                 load_hub(source)

@@ -148,7 +148,7 @@ class MaskedLMData(TextData):
 
     def prepare_data(self) -> None:
         """Tokenise into the cache what the stage needs; Lightning calls this in one process per node."""
-        self._check_module()
+        self._check_module()  # here already: with a large corpus this takes hours
         stage = getattr(getattr(self.trainer, "state", None), "fn", None)
         splits = self.splits()
         for split in STAGES.get(str(getattr(stage, "value", stage)), tuple(splits)):

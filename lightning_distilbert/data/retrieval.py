@@ -164,7 +164,8 @@ class RetrievalData(TextData):
     holds the numbers of all, padded with -2.
 
     Training rows may bring hard negatives, documents that do not answer their query: ``negatives``, a list of texts,
-    and ``scores``, a list of a teacher's scores, first of the document and then of each negative. The batch then holds
+    and ``scores``, a list of a teacher's scores, first of the document and then of each negative. (What a search alone
+    found of them, such as the ``cosines`` of a mined file, is not read.) The batch then holds
     ``k`` times as many documents as queries, ``k = 1 + num_negatives``: first the queries' own, then the first negative
     of each query, then the second; a row without a token, of number -1, where a query has fewer. ``scores`` are
     float32, of shape ``(batch, k)``, NaN where there is none.

@@ -117,6 +117,7 @@ class TextClassificationData(TextData):
 
     def setup(self, stage: str | None = None) -> None:
         """Settle the labels, then read and tokenise the splits of a stage; see `TextData.setup`."""
+        self._check_module()
         task = self._task_facts()
         if self.label is not None and (self.label_set is None or task != self._labels_for):
             self.label_set = self._settle_labels(*task)

@@ -143,6 +143,7 @@ class TokenClassificationData(TextData):
 
     def setup(self, stage: str | None = None) -> None:
         """Settle the labels, then read and tokenise the splits of a stage; see `TextData.setup`."""
+        self._check_module()
         module = self.attached_module()
         task = getattr(module, "task", None)
         # the module also knows the names of a student or a teacher

@@ -155,6 +155,8 @@ def resolve_objectives(value: str | Preset | Objective | Mapping[str, Any] | Seq
     return Preset(objectives)
 
 
-def _classes(base: type = Objective) -> list[str]:
+def _classes(base: type[Objective] = Objective) -> list[str]:
     own = [base.__name__] if "name" in vars(base) and base is not Objective else []  # a base of several has none
-    return own + [name for cls in base.__subclasses__() for name in _classes(cls)]
+    for cls in base.__subclasses__():
+        own += _classes(cls)
+    return own

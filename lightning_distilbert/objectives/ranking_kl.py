@@ -29,8 +29,8 @@ class RankingKL(CandidateScores):
         temperature: :math:`\tau`, above 0, a number or a `Schedule`; about 1 for dot products, far less for cosines.
         weight: The factor of this term in the total loss, a number or a `Schedule`.
         teacher_temperature: :math:`\tau_T`, above 0, a number or a `Schedule`. None is :math:`\tau` where the teacher
-            scores by its embeddings, and 1 where a cross-encoder or the data bring scores: a cross-encoder's are logits
-            and of another scale than cosines. Where the data bring cosines, name the temperature.
+            scores by its embeddings, and 1 where a cross-encoder or the data bring scores, which are taken for logits:
+            these have another scale than cosines. If the ``scores`` of your data are others, name the temperature.
 
     Raises:
         DistillationError: If an option is unknown or out of range.

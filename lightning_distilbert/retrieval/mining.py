@@ -21,6 +21,10 @@ from lightning_distilbert.retrieval.inputs import open_split
 from lightning_distilbert.retrieval.scoring import Scorer, score_all
 from lightning_distilbert.retrieval.search import pair_scores, search
 
+# what the scores are called in a mined file; what only ranked the documents must not pass for a teacher's
+SCORES, BM25_SCORES = "scores", "bm25_scores"
+SEARCH_SCORES = {"cosine": "cosines", "dot": "dot_products"}
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -116,10 +120,11 @@ def mine_negatives(
 ) -> Mined:
     """Find hard negatives for each query and each document that answers it, and write them as JSON lines.
 
-    A line holds ``query``, ``document``, ``negatives`` (texts, in the order in which they were found), ``scores`` (of
-    the document, then of each negative; by the scorer if there is one, else by what ranked them), ``query_id``,
-    ``document_id`` and ``negative_ids``. `RetrievalData` reads it. Documents that answer the query, that have the text
-    of one that does, or that of the query itself, are no negatives.
+    A line holds ``query``, ``document``, ``negatives`` (texts, in the order in which they were found), the scores of
+    the document and then of each negative, ``query_id``, ``document_id`` and ``negative_ids``. `RetrievalData` reads
+    it. The scores are under a name that says what they are: ``scores`` are the scorer's, which training takes for a
+    teacher's; without one ``cosines``, ``dot_products`` or ``bm25_scores``, which it does not read. Documents that
+    answer the query, that have the text of one that does, or that of the query itself, are no negatives.
 
     The file appears when it is complete. Vectors and scores are kept beside it until then, so that an interrupted run
     goes on where it stopped.
@@ -177,7 +182,7 @@ def mine_negatives(
         kept = work / "corpus.npy" if vectors is None else vectors
         documents = encode_corpus(encoder, data.documents, output=kept, overwrite=vectors is None, **options)
         queries = encode_corpus(encoder, data.queries, name="queries", **options)
-        found, places = search(queries, documents, top_k, similarity)
+        found, places = search(queries, documents, top_k, similarity, device=encoder.device)
         own = pair_scores(queries, documents, pairs, similarity).numpy()
 
     candidates: list[np.ndarray] = []
@@ -186,7 +191,8 @@ def mine_negatives(
         left = np.flatnonzero((row >= 0) & ~np.isin(row, list(out)))[wanted.skip : wanted.skip + wanted.depth]
         candidates.append(row[left])
         scores.append(values[left])
-    rows = Rows(data, pairs, wanted, candidates, scores, own)
+    name = BM25_SCORES if ranker == "bm25" else SEARCH_SCORES[similarity]
+    rows = Rows(data, pairs, wanted, candidates, scores, own, name)
     if scorer is not None:
         rows.score_by(scorer, work / "scores.npy")
     mined = rows.count()
@@ -215,6 +221,7 @@ class Rows:
         candidates: For each query the places of the candidates, the best first.
         scores: For each query their scores.
         own: For each row the score of its own document.
+        name: What these scores are called.
     """
 
     def __init__(
@@ -225,8 +232,9 @@ class Rows:
         candidates: Sequence[np.ndarray],
         scores: Sequence[np.ndarray],
         own: np.ndarray,
+        name: str,
     ) -> None:
-        self.data, self.pairs, self.own = data, pairs, own
+        self.data, self.pairs, self.own, self.name = data, pairs, own, name
         self.negatives: list[np.ndarray] = []
         self.scores: list[np.ndarray] = []
         self._choice, self._candidates = choice, candidates
@@ -253,6 +261,7 @@ class Rows:
         values = score_all(scorer, self.data.queries, self.data.documents, wanted, output)
         known = {(query, place): value for (query, place), value in zip(wanted.tolist(), values.tolist(), strict=True)}
         self.own = np.array([known[query, place] for query, place in self.pairs.tolist()], dtype=np.float32)
+        self.name = SCORES
 
         def of(query: int, places: np.ndarray) -> np.ndarray:
             return np.array([known[query, place] for place in places.tolist()], dtype=np.float32)
@@ -279,7 +288,7 @@ class Rows:
                 "query": data.queries[query],
                 "document": data.documents[document],
                 "negatives": [data.documents[place] for place in places],
-                "scores": [round(score, 6) for score in (own, *scores.tolist())],
+                self.name: [round(score, 6) for score in (own, *scores.tolist())],
                 "query_id": data.query_ids[query],
                 "document_id": data.document_ids[document],
                 "negative_ids": [data.document_ids[place] for place in places],

@@ -91,7 +91,9 @@ class MaskedLM(Task):
             logits: Tensor = call_model(model, batch).logits
         if positions is not None and logits.dim() == 3:  # a model of another kind, which was not narrowed
             logits = logits[positions]
-        return {"logits": logits if positions is wanted else logits[wanted[positions]]}
+        if wanted is not None and positions is not wanted:
+            logits = logits[wanted[positions]]
+        return {"logits": logits}
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor | None:
         """Return the mean cross-entropy over the masked tokens; None if the batch has no labels."""

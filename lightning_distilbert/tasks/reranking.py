@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
-from torchmetrics.retrieval import RetrievalMRR, RetrievalNormalizedDCG
 
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.functional import listwise_cross_entropy, mean_or_zero
+from lightning_distilbert.metrics_reranking import RerankingScores
 from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
 
 Criterion = Literal["listwise", "binary"]
@@ -78,27 +76,15 @@ class Reranking(Task):
         wanted = (labels[known] > 0).float()
         return mean_or_zero(F.binary_cross_entropy_with_logits(scores[known], wanted, reduction="none"), scores)
 
-    def new_metrics(self) -> MetricCollection:
+    def new_metrics(self) -> RerankingScores:
         """Return nDCG@10 (linear gains, as in BEIR) and MRR@10 over the candidates of each query."""
-        options: dict[str, Any] = {"top_k": 10, "empty_target_action": "skip"}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Metric `Retrieval", UserWarning)
-            return MetricCollection(
-                {"ndcg@10": RetrievalNormalizedDCG(**options), "mrr@10": RetrievalMRR(**options)}, compute_groups=False
-            )
+        return RerankingScores()
 
     def update_metrics(self, metrics: Any, outputs: Outputs, batch: Batch) -> None:
         """Count the pairs in that have labels; a query without an answer among its candidates is left out."""
         labels = batch.get("labels")
-        if labels is None:
-            return
-        known = ~labels.isnan()
-        if not known.any():  # torchmetrics takes no empty batch
-            return
-        scores, grades = outputs["logits"].detach().float().squeeze(-1)[known], labels[known]
-        queries = _queries(batch)[known]
-        metrics["ndcg@10"].update(scores, grades, indexes=queries)
-        metrics["mrr@10"].update(scores, (grades > 0).long(), indexes=queries)
+        if labels is not None:
+            metrics.update(outputs["logits"].float().squeeze(-1), labels.float(), _queries(batch))
 
     def decode(self, outputs: Outputs, labels: Sequence[str] | None = None) -> list[Any]:
         """Return the scores as they are: any number, the higher the better, to compare for one query."""

@@ -15,7 +15,7 @@ from transformers import (
     DistilBertModel,
 )
 
-from lightning_distilbert import DistillationLoss, DistillationModule, Retrieval, TextClassification
+from lightning_distilbert import DistillationLoss, DistillationModule, Reranking, Retrieval, TextClassification
 from lightning_distilbert._compat import CallbackBase, LightningModule, Trainer
 from lightning_distilbert.functional import in_batch_contrastive
 from lightning_distilbert.objectives import HiddenStates, SentenceEmbedding, Similarity, SoftTargets
@@ -28,6 +28,8 @@ TASKS = {
     "regression": lambda: TextClassification(problem_type="regression"),
     "retrieval-mean": lambda: Retrieval(),
     "retrieval-cls": lambda: Retrieval(pooling="cls"),
+    "reranking": lambda: Reranking(),
+    "reranking-binary": lambda: Reranking(criterion="binary"),
 }
 OBJECTIVES = {
     "soft_targets": lambda: SoftTargets(),
@@ -74,7 +76,10 @@ def make_models(task):
     torch.manual_seed(0)
     if isinstance(task, Retrieval):
         return DistilBertModel(DistilBertConfig(**DISTILBERT)), BertModel(BertConfig(**BERT), add_pooling_layer=False)
-    head = {"num_labels": task.num_labels, "problem_type": task.problem_type}
+    if isinstance(task, Reranking):
+        head = task.model_config()
+    else:
+        head = {"num_labels": task.num_labels, "problem_type": task.problem_type}
     return (
         DistilBertForSequenceClassification(DistilBertConfig(**DISTILBERT, **head)),
         BertForSequenceClassification(BertConfig(**BERT, **head)),
@@ -103,6 +108,9 @@ def make_batch(task, extra):
             "document": make_texts(2, 2 * extra),
             "document_index": torch.tensor([0, 1, 2, 0, 4]),
         }
+    if isinstance(task, Reranking):
+        labels, queries = torch.tensor([1.0, 0.0, float("nan"), 0.0, 2.0]), torch.tensor([3, 3, 3, 8, 8])
+        return {**make_texts(1, extra), "labels": labels, "query_index": queries}
     labels = {
         "single_label_classification": torch.tensor([0, 2, 1, -100, 2]),
         "multi_label_classification": torch.tensor([[1.0, 0.0, 1.0]] * 4 + [[float("nan"), 1.0, 0.0]]),
@@ -123,7 +131,7 @@ class Foreign(LightningModule):
 
     def __init__(self, model, task):
         super().__init__()
-        self.model, self.kind = model, getattr(task, "problem_type", "retrieval")
+        self.model, self.kind = model, "retrieval" if isinstance(task, Retrieval) else getattr(task, "problem_type", "")
 
     def training_step(self, batch, batch_idx):
         if self.kind == "retrieval":

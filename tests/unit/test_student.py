@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 
 from lightning_distilbert.architectures import backbone, layers_of
@@ -93,8 +94,29 @@ def test_a_head_is_copied_only_for_the_same_labels(name, architecture):
     assert copied()
     assert copied(num_labels=2)
     assert copied(id2label={"0": "no", "1": "yes"})
-    assert not copied(id2label={0: "yes", 1: "no"})
+    assert copied(id2label={0: "No", 1: "Yes"})
+    assert not copied(id2label={0: "yes", 1: "maybe"})
     assert not copied(num_labels=3)
+
+
+@pytest.mark.parametrize("head", ["AutoModelForSequenceClassification", "AutoModelForTokenClassification"])
+@pytest.mark.parametrize(("name", "architecture"), [(name, "same") for name in CONFIGS] + [("bert", "distilbert")])
+def test_a_head_is_copied_by_the_names_of_the_labels(name, architecture, head):
+    names = ["a", "b", "c"]
+    teacher = model_of(name, getattr(transformers, head), id2label=dict(enumerate(names))).eval()
+    for weight in teacher.state_dict().values():
+        if weight.shape[:1] == (3,):
+            torch.nn.init.normal_(weight)
+    student, sliced = (
+        build_student(teacher, 2, architecture, auto_class=head, id2label=dict(enumerate(order))).eval()
+        for order in (["c", "a", "b"], names)
+    )
+    assert not getattr(student.config, "fresh_head", False)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        ours, theirs = student(input_ids=ids).logits, sliced(input_ids=ids).logits
+    torch.testing.assert_close(ours, theirs[..., [2, 0, 1]])
+    assert (ours - theirs).abs().max() > 0.01
 
 
 def test_bert_to_distilbert_classifier_has_the_given_labels(tmp_path):

@@ -218,7 +218,7 @@ def load(folder: str | Path, threads: int | None = None, verify: str = "model") 
     """Load an artefact that `lightning_distilbert.deploy.export` wrote in the format ``onnx`` or ``onnx-int8``.
 
     Args:
-        folder: The folder. Where it holds both, the 8-bit model is run.
+        folder: The folder.
         threads: Threads of one call; None is as many as this process may use.
         verify: Whether the hash of the ``"model"`` file is compared with the manifest's before it is run, or of
             ``"all"`` files, or of ``"none"``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_distilbert.answers import names_in
+from lightning_distilbert.deploy.manifest import read_manifest, verify_files
 from lightning_distilbert.errors import DistillationError, check_choice
 
-# the first that is there is run
-MODELS = ("model_int8.onnx", "model.onnx")
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 VERIFY = ("model", "all", "none")
 KEY = "lightning_distilbert"
 # RoBERTa's kind counts positions from pad_token_id + 1, so that many rows of its table are never used
@@ -64,21 +63,22 @@ def describe(folder: Path, verify: str = "model") -> Description:
         DistillationError: If it is no artefact, a file is damaged, or its task cannot be run here.
     """
     check_choice("load(verify=...)", verify, VERIFY)
-    if not folder.is_dir():
-        raise DistillationError(f"There is no folder {str(folder)!r}. Give the folder that an export wrote.")
-    models = [name for name in MODELS if (folder / name).is_file()]
-    missing = [
-        name for name in ("config.json", "tokenizer.json", "tokenizer_config.json") if not (folder / name).is_file()
-    ]
-    if not models:
-        missing.insert(0, " or ".join(MODELS))
-    if missing:
+    manifest = read_manifest(folder, verify == "all")
+    model = str(manifest["model"])
+    if not model.endswith(".onnx"):
         raise DistillationError(
-            f"{str(folder)!r} is no artefact for this runtime: it has no {', no '.join(missing)}. Make one: "
-            "lightning-distilbert export --model DIR --format onnx --output DIR."
+            f"{str(folder)!r} is an artefact of the format {manifest['format']!r}, and this runtime runs ONNX. Export "
+            "the student in the format onnx or onnx-int8."
         )
-    if verify != "none":
-        _verify(folder, models[0], verify == "all")
+    missing = [name for name in (model, *FILES) if not (folder / name).is_file()]
+    if missing:
+        raise DistillationError(f"The artefact {str(folder)!r} has no {', no '.join(missing)}. Export it again.")
+    if verify == "model":
+        # a large model has its weights in a file beside it
+        parts = {name: told for name, told in manifest["files"].items() if name.startswith(model)}
+        if model not in parts:
+            raise DistillationError(f"The manifest of {str(folder)!r} does not list {model!r}. Export it again.")
+        verify_files(folder, parts)
     config = _json(folder / "config.json")
     details = config.get(KEY)
     task = details.get("task") if isinstance(details, Mapping) else None
@@ -97,7 +97,7 @@ def describe(folder: Path, verify: str = "model") -> Description:
         positions -= int(config.get("pad_token_id") or 0) + 1
     labels = options.get("labels") or names_in(config.get("id2label"))
     return Description(
-        folder / models[0],
+        folder / model,
         name,
         options,
         tuple(labels) if labels else None,
@@ -123,30 +123,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DistillationError(f"{path} holds no JSON object. Export the student again.")
     return value
-
-
-def _verify(folder: Path, model: str, whole: bool) -> None:
-    """Compare the files with the hashes in manifest.json."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise DistillationError(
-            f"{str(folder)!r} has no manifest.json, which an export writes last: it was not finished. Export "
-            "the student again, or load what you know with verify='none'."
-        )
-    files = _json(path).get("files")
-    if not isinstance(files, Mapping) or model not in files:
-        raise DistillationError(f"{path} does not list {model!r}. Export the student again.")
-    for name, told in files.items():
-        # a large model has its weights in a file beside it
-        if not whole and not name.startswith(model):
-            continue
-        digest = str(told.get("sha256") if isinstance(told, Mapping) else told)
-        if "/" in name or "\\" in name or not (folder / name).is_file():
-            raise DistillationError(f"{path} lists {name!r}, which is not there. Export the student again.")
-        with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != digest.removeprefix("sha256:"):
-            raise DistillationError(
-                f"{str(folder / name)!r} is not the file that was exported: its SHA-256 begins with {found[:12]}, that "
-                f"in the manifest with {digest[:12]}. It was changed or is not whole: copy or export it again."
-            )

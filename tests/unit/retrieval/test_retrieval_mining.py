@@ -55,7 +55,7 @@ def test_rows_hold_the_best_documents_that_do_not_answer(
         assert row["negative_ids"] == [f"d{place}" for place in order[:4]]
         assert row["negatives"] == [data.documents[place] for place in order[:4]]
         assert (row["query"], row["document"]) == (data.queries[query], data.documents[document])
-        assert row["scores"] == pytest.approx(similarity[query, [document, *order[:4]]].tolist(), abs=2e-6)
+        assert row["cosines"] == pytest.approx(similarity[query, [document, *order[:4]]].tolist(), abs=2e-6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mined.jsonl"]
 
 
@@ -67,7 +67,7 @@ def test_bm25_finds_documents_with_words_of_the_query(data: RetrievalSplit, tmp_
         order = [place for place in found[0].tolist() if place >= 0 and place not in data.relevant[query]][:3]
         assert row["negative_ids"] == [f"d{place}" for place in order]
         expected = index.score([data.queries[query]], [np.array([document, *order])])[0]
-        assert row["scores"] == pytest.approx(expected.tolist(), abs=1e-5)
+        assert row["bm25_scores"] == pytest.approx(expected.tolist(), abs=1e-5)
         words = set(data.queries[query].split())
         assert all(words & set(text.split()) for text in row["negatives"])
 
@@ -99,10 +99,10 @@ def test_margins_leave_out_what_scores_like_an_answer(
     rows = mine(data, encoder, tmp_path, num_negatives=39, depth=39, **margin)
     dropped = 0
     for row, whole in zip(rows, every, strict=True):
-        own = whole["scores"][0]
+        own = whole["cosines"][0]
         limit = min(own - margin.get("margin", 0), own - abs(own) * margin.get("relative_margin", 0))
         kept = [
-            name for name, score in zip(whole["negative_ids"], whole["scores"][1:], strict=True)
+            name for name, score in zip(whole["negative_ids"], whole["cosines"][1:], strict=True)
             if score <= limit
         ]  # fmt: skip
         assert row["negative_ids"] == kept
@@ -121,7 +121,7 @@ def test_random_negatives_depend_on_the_seed_alone(data: RetrievalSplit, encoder
     assert first != top
     assert first != mine(data, encoder, tmp_path, pick="random", seed=1)
     for row in first:
-        assert row["scores"][1:] == sorted(row["scores"][1:], reverse=True)
+        assert row["cosines"][1:] == sorted(row["cosines"][1:], reverse=True)
 
 
 def test_options_of_the_search_change_the_rows(data: RetrievalSplit, encoder: DistillationModule, tmp_path: Path):
@@ -180,7 +180,7 @@ def test_rows_with_few_negatives_are_counted(encoder: DistillationModule, tmp_pa
     assert mined == Mined(rows=4, negatives=2, short=4, without=3)
     rows = [json.loads(line) for line in (tmp_path / "mined.jsonl").read_text().splitlines()]
     assert [len(row["negatives"]) for row in rows] == [0, 0, 0, 2]
-    assert [len(row["scores"]) for row in rows] == [1, 1, 1, 3]
+    assert [len(row["cosines"]) for row in rows] == [1, 1, 1, 3]
 
 
 def test_no_negative_at_all_is_an_error(encoder: DistillationModule, tmp_path: Path):
@@ -190,16 +190,31 @@ def test_no_negative_at_all_is_an_error(encoder: DistillationModule, tmp_path: P
     assert not (tmp_path / "mined.jsonl").exists()
 
 
-def test_the_training_data_read_what_was_mined(data: RetrievalSplit, encoder: DistillationModule, tmp_path: Path):
-    rows = mine(data, encoder, tmp_path, num_negatives=2)
+@pytest.mark.parametrize(
+    ("ranker", "options", "name"),
+    [
+        ("encoder", {}, "cosines"),
+        ("encoder", {"similarity": "dot"}, "dot_products"),
+        ("bm25", {}, "bm25_scores"),
+        ("bm25", {"scorer": length_of_common}, "scores"),
+    ],
+)
+def test_only_a_scorers_scores_pass_for_a_teachers(
+    data: RetrievalSplit, encoder: DistillationModule, tmp_path: Path, ranker: str, options: dict, name: str
+):
+    rows = mine(data, encoder if ranker == "encoder" else ranker, tmp_path, num_negatives=2, **options)
+    names = {"query", "document", "negatives", "query_id", "document_id", "negative_ids"}
+    assert all(row.keys() == names | {name} and len(row[name]) == 3 for row in rows)
     read = RetrievalData(tmp_path / "mined.jsonl", tokenizer=encoder.tokenizer, num_negatives=2, batch_size=4)
     split = read.candidate_split("train")
-    for row, (query, document), negatives, scores in zip(rows, split.pairs, split.negatives, split.scores, strict=True):
+    for row, (query, document), negatives in zip(rows, split.pairs, split.negatives, strict=True):
         assert split.queries[query] == row["query"]
         assert split.documents[document] == row["document"]
         assert [split.documents[place] for place in negatives] == row["negatives"]
-        assert scores.tolist() == pytest.approx(row["scores"])
-    assert next(iter(read.train_dataloader()))["document"]["input_ids"].shape[0] == 12
+    assert [scores.tolist() for scores in split.scores] == ([row["scores"] for row in rows] if name == "scores" else [])
+    batch = next(iter(read.train_dataloader()))
+    assert batch["document"]["input_ids"].shape[0] == 12
+    assert ("scores" in batch) == (name == "scores")
 
 
 def test_an_interrupted_run_encodes_the_corpus_once(

@@ -1,0 +1,128 @@
+"""What an artefact's folder says of itself: its files by hash, its graph, and what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_distilbert.errors import DistillationError
+
+MANIFEST = "manifest.json"
+VERSION = 1
+REQUIRED = ("format", "task", "model", "files", "inputs", "outputs")
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits.
+
+    Args:
+        path: The file.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the manifest of a folder that is complete otherwise.
+
+    Args:
+        folder: The folder; all files in it are listed with their hash and size.
+        facts: What else the manifest says; plain values.
+
+    Returns:
+        What was written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "model.onnx").write_bytes(b"graph")
+        >>> facts = {"format": "onnx", "task": "Retrieval", "model": "model.onnx", "inputs": [], "outputs": []}
+        >>> write_manifest(folder, facts)["files"]["model.onnx"]["bytes"], read_manifest(folder)["task"]
+        (5, 'Retrieval')
+    """
+    files = {
+        path.name: {"sha256": hash_file(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest: dict[str, Any] = {"manifest_version": VERSION, **facts, "files": files}
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: str | Path, verify: bool = True) -> dict[str, Any]:
+    """Read the manifest of an artefact.
+
+    Args:
+        folder: The folder.
+        verify: Whether its files are compared with the manifest, by size and hash.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DistillationError: If there is none, it is damaged or of a later version, or a file is missing or another one.
+
+    Example:
+        >>> read_manifest("/no/such/folder")
+        Traceback (most recent call last):
+        ...
+        lightning_distilbert.errors.DistillationError: There is no folder '/no/such/folder'. ...
+    """
+    folder = Path(folder).expanduser()
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise DistillationError(f"There is no folder {str(folder)!r}. Give the folder that an export wrote.")
+    if not path.is_file():
+        raise DistillationError(
+            f"The folder {str(folder)!r} has no {MANIFEST}, so it is no artefact. Make one with: lightning-distilbert "
+            "export --model DIR --format onnx --output DIR"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise DistillationError(f"{path} cannot be read: {error}. Export the student again.") from error
+    if not isinstance(manifest, dict) or any(name not in manifest for name in REQUIRED):
+        raise DistillationError(f"{path} is no manifest of an artefact: it needs {', '.join(REQUIRED)}.")
+    if manifest.get("manifest_version") != VERSION:
+        raise DistillationError(
+            f"{path} is of version {manifest.get('manifest_version')!r}, and this package reads {VERSION}. "
+            "Update lightning-distilbert, or export the student again."
+        )
+    if verify:
+        verify_files(folder, manifest["files"])
+    return manifest
+
+
+def verify_files(folder: Path, files: Any) -> None:
+    """Compare files with what a manifest says of them.
+
+    Args:
+        folder: Where they are.
+        files: The size and the hash of each, by name.
+
+    Raises:
+        DistillationError: If one is missing or another one, or nothing of that kind is listed.
+    """
+    if not isinstance(files, Mapping) or not all(isinstance(told, Mapping) for told in files.values()):
+        raise DistillationError(f"{folder / MANIFEST} lists no files by name. Export the student again.")
+    for name, told in files.items():
+        path = folder / name
+        if path.name != name or not path.is_file():  # a name with a path in it is none of ours
+            raise DistillationError(f"{folder / MANIFEST} lists {name!r}, which is not there. Export or copy it again.")
+        size = path.stat().st_size
+        if size != told.get("bytes"):
+            raise DistillationError(
+                f"{str(path)!r} is not whole: it has {size:,} bytes, and was exported with {told.get('bytes'):,}. Copy "
+                "it or export the student again."
+            )
+        found = hash_file(path)
+        if found != told.get("sha256"):
+            raise DistillationError(
+                f"{str(path)!r} is not the file that was exported: its SHA-256 begins with {found[:12]}, and the "
+                f"manifest says {str(told.get('sha256'))[:12]}. Copy it or export the student again."
+            )

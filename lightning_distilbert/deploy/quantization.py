@@ -1,0 +1,147 @@
+"""Weights and products in 8 bits, by onnxruntime: which, how, and what stays in float."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_distilbert.deploy.onnx import quietly
+from lightning_distilbert.errors import require
+
+INT8_FILE = "model_int8.onnx"
+LAYER = re.compile(r"(?:^|\.)(\d+)(?=[./]|$)")
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def has_vnni() -> bool:
+    """Tell whether this processor adds 8-bit products without overflow, as those with VNNI and ARM's do.
+
+    Others add pairs of products of unsigned and signed bytes in 16 bits, which saturate: weights of 7 bits do not.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
+        return True
+    try:
+        return "vnni" in CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux: the careful choice
+        return False
+
+
+def block_of(name: str) -> str:
+    """Return the part of a model that a node belongs to: ``"embeddings"``, a layer, or ``"head"``.
+
+    Args:
+        name: The node's name, with the path of its module before a slash.
+
+    Example:
+        >>> block_of("bert.encoder.layer.3.output.dense/node_MatMul_9"), block_of("bert.embeddings/node_embedding")
+        ('layer 3', 'embeddings')
+        >>> block_of("classifier/node_linear")
+        'head'
+    """
+    scope = name.rpartition("/")[0]
+    found = LAYER.search(scope)
+    if found:
+        return f"layer {found[1]}"
+    return "embeddings" if "embedding" in scope else "head"
+
+
+class OnnxQuantizer:
+    """Makes int8 files of a float file: products with weights (per output channel) and the tables of embeddings.
+
+    Args:
+        source: The float file.
+        reduce_range: Whether weights have 7 bits; None decides by `has_vnni`.
+        calibration: Batches of arrays by the names of the inputs, for static quantisation: the ranges of activations
+            are then those seen there. None is dynamic quantisation, where they are measured as the model runs.
+
+    Attributes:
+        blocks: The parts of the model that hold something to quantise, in their order.
+    """
+
+    file = INT8_FILE
+
+    def __init__(
+        self,
+        source: Path,
+        reduce_range: bool | None = None,
+        calibration: Sequence[dict[str, np.ndarray]] | None = None,
+    ) -> None:
+        require("onnxruntime", "onnx")
+        self.source = source
+        self.calibration = calibration
+        self.reduce_range = not has_vnni() if reduce_range is None else reduce_range
+        self._nodes: dict[str, list[str]] = {}
+        for block, name in _quantizable(require("onnx", "onnx").load(str(source)).graph):
+            self._nodes.setdefault(block, []).append(name)
+        self.blocks = list(self._nodes)
+
+    def describe(self, left_in_float: Collection[str] = ()) -> dict[str, Any]:
+        """Return the choices as plain values, for the manifest."""
+        return {
+            "method": "dynamic" if self.calibration is None else "static",
+            "weights": "int8, per output channel; tables of embeddings per table",
+            "reduce_range": self.reduce_range,
+            "left_in_float": [block for block in self.blocks if block in left_in_float],
+            "calibration_rows": sum(len(batch["input_ids"]) for batch in self.calibration or ()),
+        }
+
+    def write(self, folder: Path, left_in_float: Collection[str] = ()) -> str:
+        """Write an int8 file.
+
+        Args:
+            folder: Where to.
+            left_in_float: The blocks that are not quantised.
+
+        Returns:
+            The file's name.
+        """
+        tools = require("onnxruntime.quantization", "onnx")
+        float32 = require("onnx", "onnx").TensorProto.FLOAT
+        chosen = [name for block, names in self._nodes.items() if block not in left_in_float for name in names]
+        options: dict[str, Any] = {
+            "op_types_to_quantize": ["MatMul", "Gather"],
+            "nodes_to_quantize": chosen,
+            "per_channel": True,
+            "reduce_range": self.reduce_range,
+            "weight_type": tools.QuantType.QInt8,
+            # operators of which shape inference knows no type would make the quantiser stop
+            "extra_options": {"DefaultTensorType": float32, "MatMulConstBOnly": True},
+        }
+        with quietly():
+            if self.calibration is None:
+                tools.quantize_dynamic(str(self.source), str(folder / self.file), **options)
+            else:
+                options["activation_type"] = tools.QuantType.QUInt8
+                reader = _reader(tools, self.calibration)
+                tools.quantize_static(str(self.source), str(folder / self.file), reader, **options)
+        return self.file
+
+
+def _quantizable(graph: Any) -> Iterator[tuple[str, str]]:
+    """Yield block and name of each product with a matrix of weights, and of each look-up in a table of them."""
+    weights = {item.name for item in graph.initializer if len(item.dims) == 2 and item.data_type == 1}
+    for node in graph.node:
+        at = {"MatMul": 1, "Gather": 0}.get(node.op_type)
+        if at is not None and node.input[at] in weights:
+            yield block_of(node.name), node.name
+
+
+def _reader(tools: Any, batches: Sequence[dict[str, np.ndarray]]) -> Any:
+    class Reader(tools.CalibrationDataReader):
+        """Hands out the batches, one by one and again after a rewind."""
+
+        def __init__(self) -> None:
+            self.rewind()
+
+        def rewind(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.left, None)
+
+    return Reader()
