@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from transformers import PreTrainedModel
+from transformers import EncoderDecoderModel, PreTrainedModel
 
 from lightning_distilbert.errors import DistillationError
 
-TENSOR_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+TENSOR_INPUTS = (
+    "input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "decoder_input_ids",
+)  # fmt: skip
 # what a batch carries beside them where the teacher has a tokenizer of its own
 TEACHER_INPUTS = ("teacher_input_ids", "teacher_attention_mask", "teacher_token_type_ids")
 
@@ -59,6 +61,23 @@ def backbone(model: nn.Module) -> nn.Module:
     """
     model = unwrap(model)
     return model.base_model if isinstance(model, PreTrainedModel) else model
+
+
+def encoder_of(model: nn.Module) -> nn.Module:
+    """Return the encoder of a model that translates; any other module comes back as it is.
+
+    Args:
+        model: A module, wrapped or not.
+
+    Example:
+        >>> encoder_of(nn.Linear(2, 2))
+        Linear(in_features=2, out_features=2, bias=True)
+    """
+    inner = unwrap(model)
+    if isinstance(inner, PreTrainedModel) and getattr(inner.config, "is_encoder_decoder", False):
+        encoder: nn.Module = inner.get_encoder()
+        return encoder
+    return model
 
 
 def layers_of(module: nn.Module) -> nn.ModuleList:
@@ -116,7 +135,8 @@ def logits_at(model: nn.Module, positions: Tensor | None) -> Iterator[None]:
     Args:
         model: A transformers model with a token-level head, wrapped or not. A model without a head, and a module of
             another kind, are left as they are.
-        positions: Boolean, of shape ``(batch, sequence)``, with ``N`` True; None changes nothing.
+        positions: Boolean, of shape ``(batch, sequence)``, with ``N`` True; None changes nothing. Of a model that
+            translates they are positions of the translation.
 
     Raises:
         DistillationError: If the head meets a sequence of another shape.
@@ -131,6 +151,8 @@ def logits_at(model: nn.Module, positions: Tensor | None) -> Iterator[None]:
         torch.Size([2, 9])
     """
     model = unwrap(model)
+    if isinstance(model, EncoderDecoderModel):
+        model = model.decoder  # where its head is
     base = backbone(model)
     if positions is None or base is model:
         yield
@@ -190,8 +212,8 @@ def accepted_inputs(module: nn.Module) -> frozenset[str]:
         module: The module, wrapped or not. Decorated forwards are followed to the function that they wrap.
 
     Returns:
-        The accepted names among ``input_ids``, ``attention_mask``, ``token_type_ids``, ``position_ids`` and
-        ``inputs_embeds``.
+        The accepted names among ``input_ids``, ``attention_mask``, ``token_type_ids``, ``position_ids``,
+        ``inputs_embeds`` and ``decoder_input_ids``.
 
     Example:
         >>> from transformers import DistilBertConfig, DistilBertModel

@@ -44,9 +44,11 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "validate": (later("commands.training", "validate"), "evaluate a checkpoint on the validation split"),
     "test": (later("commands.training", "test"), "evaluate a checkpoint on the test split"),
     "predict": (later("commands.predict"), "answer the rows of a file with a saved student"),
+    "export": (later("commands.export"), "write a saved student as a verified model for devices: ONNX, OpenVINO, ..."),
     "augment": (later("commands.augment"), "vary the texts of a file, into unlabelled rows for a teacher"),
     "mine": (later("commands.mine"), "find hard negatives for the queries of a training split"),
     "evaluate-retrieval": (later("commands.evaluate_retrieval"), "score a sentence encoder, or BM25, on a corpus"),
+    "chat": (later("commands.chat"), "talk with an assistant of saved students: intents, slots, knowledge"),
     "recipes": (later("commands.recipes"), "list the recipes that can be given to fit --config"),
     "quickstart": (later("quickstart.run"), "distil a real sentence encoder on this machine's docstrings, in minutes"),
 }

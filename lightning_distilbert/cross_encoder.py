@@ -135,7 +135,8 @@ def score_pairs(
     table = places.view(-1, batch).T if own else places.expand(batch, count)  # the documents of each query
     query_rows = torch.arange(batch, device=places.device).unsqueeze(-1).expand_as(table)
     real = left["attention_mask"].any(dim=1)[query_rows] & right["attention_mask"].any(dim=1)[table]
-    scores = torch.full(table.shape, torch.nan, device=places.device)
+    # Lightning makes bfloat16 the default under "bf16-true"
+    scores = torch.full(table.shape, torch.nan, dtype=torch.float32, device=places.device)
     pairs = torch.stack([query_rows[real], table[real]])
     longest = max_tokens(teacher.tokenizer, unwrap(teacher.model))  # type: ignore[arg-type]
     found = [scores.new_empty(0)]

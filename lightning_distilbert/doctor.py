@@ -9,6 +9,7 @@ from typing import Any
 import transformers
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from lightning_distilbert.answers import names_in
 from lightning_distilbert.errors import DistillationError
@@ -201,6 +202,8 @@ def check_head(config: Any, auto_class: str, teacher_name: str = "the teacher") 
     if config is None or not head:
         return
     named = (getattr(config, "architectures", None) or ["AutoModel"])[0]
+    if head == "ForSeq2SeqLM" and named in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
+        return  # such as EncoderDecoderModel, which no name tells from a bare encoder
     bare = named.endswith("Model") and "LMHead" not in named
     # of a class that is not of transformers nobody knows
     if hasattr(transformers, named) and not named.endswith(head) and (bare or named.endswith(HEADS)):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import EncoderDecoderModel, PreTrainedModel
 
 from lightning_distilbert.architectures import layers_of, token_level_head
 from lightning_distilbert.attention import ATTENTION_SIGNALS, attention_layers
@@ -229,7 +229,9 @@ class Distiller:
         """Check that the teacher gets what it can read, and is compared with what can be compared."""
         if "teacher_input_ids" in record.inputs:
             logits = record.signals.logits
-            tokens = record.signals.positions is not None or record.signals.classes is not None
+            # where both models decode the same translation its positions are those of both
+            text_positions = record.signals.positions is not None and "decoder_input_ids" not in record.inputs
+            tokens = text_positions or record.signals.classes is not None
             self._refuse_token_level(tokens or (logits is not None and logits.dim() > 2))
         elif self.mismatch is not None:
             raise DistillationError(
@@ -294,13 +296,15 @@ def facts_of(name: str, root: nn.Module, paths: Paths, requires: frozenset[str])
     body = next(sources[signal] for signal in (*ENCODER_SIGNALS, "logits") if signal in sources)
     facts = ModelFacts.of(name, getattr(body, "config", None))
     head = sources.get("logits")
-    if isinstance(head, PreTrainedModel) and head.base_model is head:
+    if isinstance(head, PreTrainedModel) and head.base_model is head and not isinstance(head, EncoderDecoderModel):
         raise DistillationError(
             f"The objectives compare logits, and {name} is a bare encoder ({type(head).__name__}) that gives none. Use "
             "a model with a head, fine-tuned on this task, or objectives on hidden states or embeddings."
         )
     head_config = getattr(head, "config", None)
     num_labels = getattr(head, "out_features", getattr(head_config, "num_labels", None))
+    if getattr(head_config, "is_encoder_decoder", False):
+        num_labels = getattr(head_config, "decoder", head_config).vocab_size
     num_layers, num_heads = facts.num_layers, facts.num_heads
     if "hidden_states" in requires:
         num_layers = len(layers_of(body))

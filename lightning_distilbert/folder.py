@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -41,7 +41,7 @@ MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "*.model", "chat_template*", "modules.json", "sentence_bert_config.json",
-    "config_sentence_transformers.json", "1_Pooling", "2_Normalize",
+    "config_sentence_transformers.json", "1_Pooling", "2_Normalize", "target_tokenizer",
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def student_tokenizer(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> P
         DistillationError: If the tokenizer was changed in a way that its class does not save.
     """
     student = _transformers_model(model)
-    if student.config.model_type != "distilbert" or not isinstance(tokenizer, BertTokenizer):
+    if _reader(student).model_type != "distilbert" or not isinstance(tokenizer, BertTokenizer):
         return tokenizer
     if isinstance(tokenizer, DistilBertTokenizer):
         return tokenizer
@@ -147,10 +147,16 @@ def max_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> in
         tokenizer: The tokenizer.
         model: The model.
     """
-    positions = int(getattr(model.config, "max_position_embeddings", tokenizer.model_max_length))
-    if model.config.model_type in OFFSET_POSITIONS:
-        positions -= int(model.config.pad_token_id) + 1
+    config = _reader(model)
+    positions = int(getattr(config, "max_position_embeddings", tokenizer.model_max_length))
+    if config.model_type in OFFSET_POSITIONS:
+        positions -= int(config.pad_token_id) + 1
     return min(int(tokenizer.model_max_length), positions)
+
+
+def _reader(model: PreTrainedModel) -> Any:
+    """Return the config of the part that reads the text: of a model that translates that of its encoder."""
+    return model.config.encoder if model.config.model_type == "encoder-decoder" else model.config
 
 
 def save_student(
@@ -163,6 +169,7 @@ def save_student(
     max_length: int | None = None,
     details: Mapping[str, Any] | None = None,
     overwrite: bool = True,
+    beside: Callable[[Path], None] | None = None,
 ) -> Path:
     """Save a student as a folder that transformers loads by itself.
 
@@ -178,6 +185,7 @@ def save_student(
         max_length: The longest input in tokens; None is what tokenizer and positions allow.
         details: Plain values to keep under the key ``lightning_distilbert`` of config.json.
         overwrite: Whether a folder that is there may be replaced.
+        beside: Writes what else belongs to the model, into the folder that it is given.
 
     Returns:
         The folder.
@@ -203,6 +211,8 @@ def save_student(
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config.pop("fresh_head", None)  # it spoke of the student as it was built
         _write_json(folder / "config.json", config if extra is None else config | {"lightning_distilbert": extra})
+        if beside is not None:
+            beside(folder)
         if pooling is not None:
             _write_sentence_transformers(folder, pooling, normalize, max_length or longest, student.config.hidden_size)
     return target

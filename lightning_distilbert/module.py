@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +13,7 @@ from lightning_distilbert import checkpoints, doctor, evaluation, heads
 from lightning_distilbert._compat import LightningModule
 from lightning_distilbert.engine import Distiller
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import (
-    load_tokenizer,
-    save_student,
-    tokenizer_files,
-    tokenizer_from_files,
-)
+from lightning_distilbert.folder import load_tokenizer, save_student, tokenizer_files, tokenizer_from_files
 from lightning_distilbert.objectives import Objective, resolve_objectives
 from lightning_distilbert.optimization import adamw_with_warmup, clip_gradients
 from lightning_distilbert.parts import check_parts, labelled, plain_argument
@@ -173,6 +169,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
         checkpoints.guard(self._trainer)
         for metrics in self.metrics.values():
             self.task.name_labels(metrics, self.labels)
+        self.task.setup(self, stage)
         if stage != "fit":
             return
         if not self.automatic_optimization and type(self).training_step is DistillationModule.training_step:
@@ -460,6 +457,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
             normalize=getattr(self.task, "normalize", True),
             max_length=max_length,
             details=evaluation.details(self),
+            beside=functools.partial(self.task.write_files, self),
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -474,7 +472,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
             checkpoint[CHECKPOINT_KEY] = {"tokenizer": tokenizer_files(self.tokenizer)}
         except DistillationError:  # a module of finished models has none, and trains without
             checkpoint[CHECKPOINT_KEY] = {"tokenizer": None}
-        checkpoint[CHECKPOINT_KEY] |= evaluation.findings(self)
+        checkpoint[CHECKPOINT_KEY] |= evaluation.findings(self) | self.task.state(self)
         if self._trainer is not None and "optimizer_states" in checkpoint:  # not of weights alone
             checkpoint[CHECKPOINT_KEY]["resume"] = self._resume.state(self.trainer)
 
@@ -487,6 +485,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
         kept = checkpoint.get(CHECKPOINT_KEY, {})
         self._resume.load(self._trainer, kept.get("resume"))
         evaluation.restore(self, kept)
+        self.task.load_state(self, kept)
         files: Mapping[str, str] | None = kept.get("tokenizer")
         if files and self._tokenizer is None:
             self._tokenizer = tokenizer_from_files(dict(files))

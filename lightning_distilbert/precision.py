@@ -53,7 +53,9 @@ def choose_attention(model: nn.Module, device: torch.device, precision: str | No
         ('sdpa', 'eager')
     """
     config = getattr(model, "config", None)
-    rates = (getattr(config, name, 0.0) for name in ("attention_probs_dropout_prob", "attention_dropout"))
+    parts = [config, getattr(config, "encoder", None), getattr(config, "decoder", None)]  # a model that translates has two
+    names = ("attention_probs_dropout_prob", "attention_dropout")
+    rates = [getattr(part, name, 0.0) for part in parts for name in names]
     if device.type != "cpu" or precision != "bf16-mixed" or not any(rates):
         return None
     if not isinstance(model, PreTrainedModel) or model.config._attn_implementation != "sdpa":

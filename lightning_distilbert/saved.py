@@ -22,6 +22,9 @@ from lightning_distilbert.teacher import declared_pooling
 Config = Mapping[str, Any]
 # how the name of an architecture ends, and the auto class that such a model is loaded with
 HEADS = {
+    "EncoderDecoderModel": "AutoModelForSeq2SeqLM",
+    "MTModel": "AutoModelForSeq2SeqLM",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForTokenClassification": "AutoModelForTokenClassification",
     "ForQuestionAnswering": "AutoModelForQuestionAnswering",
@@ -39,7 +42,8 @@ def load(
     """Load a saved student with its task, ready to predict.
 
     `DistillationModule.save_student` writes the task into config.json. A folder of another making gets its task from
-    its architecture: classification of texts or tokens, question answering, masked language modelling, reranking for a
+    its architecture: classification of texts or tokens, question answering, masked language modelling, translation for
+    an encoder with a decoder (such as those of ``Helsinki-NLP/opus-mt``), reranking for a
     cross-encoder of sentence-transformers, or retrieval for any other folder of that library and a bare encoder.
 
     A folder may come from anyone: from its config only classes of this package are built, and code that comes with it
@@ -91,6 +95,7 @@ def load(
         delattr(model.config, CHECKPOINT_KEY)  # it describes what is saved, and save_student writes it anew
     module = DistillationModule(task=found, student=model)
     module._tokenizer = _tokenizer(folder, trust_remote_code)
+    found.read_files(module, folder)
     if details is not None:
         evaluation.restore(module, details)
         module._origin = {name: details[name] for name in ("teacher", "objectives", "task_weight") if name in details}
@@ -255,6 +260,7 @@ TASKS: dict[str, Callable[[Path, Config], Task]] = {
     "AutoModelForTokenClassification": _token_classification,
     "AutoModelForQuestionAnswering": lambda folder, config: tasks.QuestionAnswering(),
     "AutoModelForMaskedLM": lambda folder, config: tasks.MaskedLM(),
+    "AutoModelForSeq2SeqLM": lambda folder, config: tasks.Translation(),
     "AutoModel": _retrieval,
 }
 

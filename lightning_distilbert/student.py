@@ -195,8 +195,8 @@ def build_student(
     token type 0 is added to each position embedding, because DistilBERT has no token types; the word embeddings stay
     as they are, since a masked-language head is tied to them. RoBERTa's unused first positions are left out. In eval
     mode the hidden states of a student as wide as its teacher then equal those of the teacher with the same layers
-    alone. A task head is copied if teacher and student are of the same task with the same labels, in whatever order; any
-    other head starts fresh.
+    alone. A task head is copied if teacher and student are of the same task with the same labels, in whatever order;
+    any other head starts fresh.
 
     Args:
         teacher: A transformers model, a folder, or a hub name. It is not changed.

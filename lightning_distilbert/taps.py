@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from lightning_distilbert.architectures import TEACHER_INPUTS, TENSOR_INPUTS, backbone, layers_of, unwrap
+from lightning_distilbert.architectures import TEACHER_INPUTS, TENSOR_INPUTS, backbone, encoder_of, layers_of, unwrap
 from lightning_distilbert.attention import (
     ATTENTION_SIGNALS,
     PROJECTED,
@@ -165,7 +165,7 @@ class Taps:
     def _before_anchor(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = completed(named_arguments(module, args, kwargs), self.batch)
         self._open.clear()  # of a forward that failed, if the caller went on
-        ids = inputs.get("input_ids")
+        ids = inputs.get("decoder_input_ids", inputs.get("input_ids"))  # the logits are those of the translation
         if self.positions is not None and isinstance(ids, Tensor) and ids.shape != self.positions.shape:
             raise DistillationError(
                 f"The positions of the logits have the shape {tuple(self.positions.shape)}, and the student ran on "
@@ -304,7 +304,7 @@ def resolve_paths(root: nn.Module, paths: Paths, requires: frozenset[str]) -> di
         requires: The signals that are needed.
 
     Returns:
-        A mapping from signal name to module.
+        A mapping from signal name to module. Of a model that translates, all but the logits come from its encoder.
 
     Raises:
         DistillationError: If a path is missing or does not exist.
@@ -332,7 +332,7 @@ def resolve_paths(root: nn.Module, paths: Paths, requires: frozenset[str]) -> di
                 f"There is no module at the path {path!r} (for {name}) under {type(root).__name__}, whose children are "
                 f"{children}. If the student is built in configure_model() or setup(), build it in __init__ instead."
             ) from error
-    return found
+    return {name: encoder_of(module) if name in ENCODER_SIGNALS else module for name, module in found.items()}
 
 
 def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
-from lightning_distilbert.architectures import TEACHER_INPUTS, accepted_inputs, backbone, logits_at
+from lightning_distilbert.architectures import TEACHER_INPUTS, accepted_inputs, backbone, encoder_of, logits_at
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import load_tokenizer
 from lightning_distilbert.loading import load_model
@@ -146,9 +146,13 @@ class Teacher(Spec):
         model = self.model.eval()
         if "teacher_input_ids" in inputs:  # the student's mask says nothing of these
             own = {name.removeprefix("teacher_"): inputs[name] for name in TEACHER_INPUTS if name in inputs}
-            inputs, mask, positions = own, None, None
+            if "decoder_input_ids" in inputs:  # a translation, whose tokens are those of both
+                own["decoder_input_ids"] = inputs["decoder_input_ids"]
+            else:
+                positions = None
+            inputs, mask = own, None
         if "logits" not in requires and self.paths == "" and isinstance(model, PreTrainedModel):
-            model = backbone(model)  # a head over the vocabulary costs as much as several layers
+            model = encoder_of(backbone(model))  # a head over the vocabulary costs as much as several layers
         accepted = accepted_inputs(model)
         usable = {name: value for name, value in inputs.items() if name in accepted} or dict(inputs)
         taps = Taps(model, self.paths, requires, self.pooling, positions=positions)

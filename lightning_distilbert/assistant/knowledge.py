@@ -90,7 +90,7 @@ class Knowledge:
         threshold: float | None = None,
         vectors: str | Path | None = None,
     ) -> None:
-        self.passages = _unique([_passage(row, number) for number, row in enumerate(passages, start=1)])
+        self.passages, self._kept = _unique([_passage(row, number) for number, row in enumerate(passages, start=1)])
         if not self.passages:
             raise DistillationError("The knowledge is empty: give it at least one passage.")
         self.encoder = open_encoder(encoder) if isinstance(encoder, (str, Path, DistillationModule)) else encoder
@@ -186,14 +186,14 @@ class Knowledge:
         """
         if len(questions) != len(sources):
             raise DistillationError(f"There are {len(questions)} questions and {len(sources)} sources: one for each.")
-        known = {passage.source for passage in self.passages}
-        if unknown := [source for source in sources if source is not None and source not in known]:
+        if unknown := [source for source in sources if source is not None and source not in self._kept]:
             raise DistillationError(f"There is no passage of the source {unknown[0]!r}: None stands for no answer.")
+        wanted = [None if source is None else self._kept[source] for source in sources]
         best = [found[0] for found in self.search_all(questions, 1)]
         _, self.threshold = choose_threshold(
             torch.tensor([found.score for found in best], dtype=torch.float64),
-            torch.tensor([found.passage.source == source for found, source in zip(best, sources, strict=True)]),
-            torch.tensor([source is not None for source in sources]),
+            torch.tensor([found.passage.source == source for found, source in zip(best, wanted, strict=True)]),
+            torch.tensor([source is not None for source in wanted]),
             balanced,
         )
         return self.threshold
@@ -218,12 +218,15 @@ def _passage(row: Passage | Mapping[str, Any], number: int) -> Passage:
     return Passage(text, str(number if source in (None, "") else source), title, answer or None)
 
 
-def _unique(passages: Sequence[Passage]) -> list[Passage]:
+def _unique(passages: Sequence[Passage]) -> tuple[list[Passage], dict[str, str]]:
+    """Return the passages, each once, and under each source the one that stands for it."""
     kept: dict[tuple[str, str | None], Passage] = {}
+    sources: dict[str, str] = {}
     for passage in passages:
-        kept.setdefault((passage.searched, passage.answer), passage)
+        first = kept.setdefault((passage.searched, passage.answer), passage)
+        sources.setdefault(passage.source, first.source)
     if len(kept) < len(passages):
         rank_zero_warn(
             f"The knowledge holds {len(passages) - len(kept)} of {len(passages)} passages twice; the first is kept."
         )
-    return list(kept.values())
+    return list(kept.values()), sources

@@ -41,7 +41,9 @@ def read_clinc150(path: str | Path) -> dict[str, list[Row]]:
     except ValueError as error:
         raise DistillationError(f"{path} is no JSON: {error}.") from error
     splits = {split: (name, f"{OUT_OF_SCOPE}_{name}") for split, name in CLINC_SPLITS.items()}
-    missing = [name for names in splits.values() for name in names if not isinstance(content, dict) or name not in content]
+    missing = [
+        name for names in splits.values() for name in names if not isinstance(content, dict) or name not in content
+    ]
     if missing:
         raise DistillationError(f"{path} has no {', '.join(missing)}: it is not of the layout of CLINC150.")
     return {

@@ -68,7 +68,9 @@ class ExecuTorchEngine:
         self.inputs = [item["name"] for item in facts["inputs"]]
         self.outputs = [item["name"] for item in facts["outputs"]]
         try:
-            self._program = runtime.Runtime.get().load_program(path, verification=runtime.Verification.InternalConsistency)
+            self._program = runtime.Runtime.get().load_program(
+                path, verification=runtime.Verification.InternalConsistency
+            )
             self._method = self._program.load_method("forward")
         except Exception as error:  # of many kinds
             raise DistillationError(

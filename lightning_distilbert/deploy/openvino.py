@@ -129,7 +129,7 @@ class OpenVINOEngine:
                 f"{str(path)!r} cannot be run by OpenVINO {openvino.__version__} ({short(error)}). Are both files "
                 "whole? Export the student again."
             ) from error
-        self.precision = str(self._model.get_property("INFERENCE_PRECISION_HINT"))
+        self.precision = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
 
     def run(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a batch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -50,6 +51,49 @@ class Task(Spec):
 
     def prepare_model(self, model: nn.Module) -> None:
         """Adapt a student before training, such as by freezing a part that this task does not use."""
+
+    def setup(self, module: Any, stage: str) -> None:
+        """Meet the models and the data before a stage of the Trainer, once both are there.
+
+        Args:
+            module: The `DistillationModule` of this task.
+            stage: ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
+
+        Raises:
+            DistillationError: If they do not fit this task, such as a teacher that speaks another language.
+        """
+
+    def state(self, module: Any) -> dict[str, Any]:
+        """Return what a checkpoint keeps for this task beside the weights: plain values by name.
+
+        Args:
+            module: The `DistillationModule` of this task.
+        """
+        return {}
+
+    def load_state(self, module: Any, kept: Mapping[str, Any]) -> None:
+        """Give a module what `state` returned.
+
+        Args:
+            module: The `DistillationModule` of this task.
+            kept: All that the checkpoint keeps; one from before may lack it.
+        """
+
+    def write_files(self, module: Any, folder: Path) -> None:
+        """Write what a saved student needs beside its model and tokenizer.
+
+        Args:
+            module: The `DistillationModule` of this task.
+            folder: Where to write.
+        """
+
+    def read_files(self, module: Any, folder: Path) -> None:
+        """Give a module what `write_files` wrote.
+
+        Args:
+            module: The `DistillationModule` of this task.
+            folder: The folder of the saved student.
+        """
 
     def positions(self, batch: Batch) -> Tensor | None:
         """Return where a token-level head is evaluated, for student and teacher alike; None stands for everywhere.

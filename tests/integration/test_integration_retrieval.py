@@ -60,10 +60,10 @@ class Steps(Callback):
         self.seen.append(({name: float(value) for name, value in trainer.callback_metrics.items()}, batch))
 
 
-def fit(module: Any, data: Any, *callbacks: Any, epochs: int = 1) -> list[tuple[dict[str, float], Any]]:
+def fit(module: Any, data: Any, *callbacks: Any, epochs: int = 1, **options: Any) -> list[tuple[dict[str, float], Any]]:
     steps = Steps()
     trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", devices=1, logger=False, callbacks=[steps, *callbacks],
+        **options, max_epochs=epochs, accelerator="cpu", devices=1, logger=False, callbacks=[steps, *callbacks],
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, data)
@@ -244,6 +244,16 @@ def test_a_cross_encoder_scores_the_pairs_of_the_batch(tiny_bert_dir: Path, cros
     assert theirs[real].std() > 0.3
     assert logged["distill/margin_mse"] == pytest.approx(margins(4 * ours, theirs, real), rel=1e-3)
     assert logged["distill/ranking_kl"] == pytest.approx(rankings(ours, theirs, real, 0.1), rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_a_cross_encoder_scores_pairs_in_any_precision(tiny_bert_dir: Path, cross_folder: Path, precision: str):
+    data = RetrievalData({"train": ROWS}, num_negatives=2)
+    found = [
+        fit(bi_encoder(cross_folder, [RankingKL()], tiny_bert_dir), data, precision=name)[0][0]["distill/ranking_kl"]
+        for name in ("32-true", precision)
+    ]
+    assert found[1] == pytest.approx(found[0], rel=0.2)
 
 
 def test_a_cross_encoder_scores_all_documents_where_they_are_candidates(tiny_bert_dir: Path, cross_folder: Path):

@@ -73,12 +73,13 @@ class Artefact:
             batch_size: As in `predict`.
 
         Returns:
-            ``label`` and ``score``; ``labels``, all above one half; or a ``score``. For a list a list of them.
+            ``label`` and ``score``, of an intent ``nearest`` too; ``labels``, all above one half; or a ``score``. For a
+            list of texts a list of them.
 
         Raises:
             DistillationError: If the task is another, or something is no text.
         """
-        self._check("classify", "TextClassification")
+        self._check("classify", "TextClassification", "IntentClassification")
         return self._one_or_many(texts, batch_size)
 
     def tag(self, texts: Any, batch_size: int | None = None) -> Any:
@@ -207,10 +208,11 @@ class Artefact:
     def _limits(self, batch_size: int | None, max_length: int | None = None) -> predictors.Options:
         return batch_size, min(max_length or self.max_length, self.max_length)
 
-    def _check(self, method: str, task: str) -> None:
-        if self.task != task:
+    def _check(self, method: str, *tasks: str) -> None:
+        if self.task not in tasks:
             raise DistillationError(
-                f"{method}() is for a student of {task}, and this one is of {self.task}. Use predict(inputs)."
+                f"{method}() is for a student of {' or '.join(tasks)}, and this one is of {self.task}. Use "
+                "predict(inputs)."
             )
 
 

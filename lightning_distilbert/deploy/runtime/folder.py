@@ -20,6 +20,7 @@ OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"
 # what a task's options are where the folder does not say them: those of its class
 DEFAULTS: dict[str, dict[str, Any]] = {
     "TextClassification": {"num_labels": None, "labels": None, "problem_type": "single_label_classification"},
+    "IntentClassification": {"labels": None, "out_of_scope": "oos"},
     "TokenClassification": {"num_labels": None, "labels": None},
     "QuestionAnswering": {"no_answer": False, "max_answer_length": 30, "doc_stride": 128, "max_question_length": 64},
     "Retrieval": {},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_distilbert.answers import Candidate, TaggedWord, sentences_of, settle, trim
+from lightning_distilbert.answers import Candidate, TaggedWord, intent_of, sentences_of, settle, trim
 from lightning_distilbert.data.context_windows import Window, context_windows
 from lightning_distilbert.data.inputs import CHUNK, check_masks, checked_pairs, split_pairs
 from lightning_distilbert.data.word_windows import Frame, word_windows
@@ -53,6 +53,20 @@ def classify(artefact: Artefact, texts: Sequence[Any], options: Options) -> list
             ]
         else:
             found = [{"label": names[row.argmax()], "score": float(row.max())} for row in softmax(logits)]
+        answers.update(zip(places, found, strict=True))
+    return [answers[place] for place in range(len(answers))]
+
+
+def intents(artefact: Artefact, texts: Sequence[Any], options: Options) -> list[Any]:
+    """Return the intent of each text, or that it is out of scope."""
+    name = artefact.session.output(LOGITS, rank=2)
+    beyond, told = artefact.options["out_of_scope"], artefact.thresholds
+    if not artefact.labels or beyond not in artefact.labels:
+        raise DistillationError(f"The labels {artefact.labels} do not name {beyond!r}, for out of scope.")
+    answers: dict[int, Any] = {}
+    for places, _, outputs in rows_of(artefact, texts, options):
+        rows = softmax(outputs[name] / np.float32(told.get("temperature", 1.0))).tolist()
+        found = [intent_of(row, artefact.labels, beyond, told.get("out_of_scope")) for row in rows]
         answers.update(zip(places, found, strict=True))
     return [answers[place] for place in range(len(answers))]
 
@@ -189,6 +203,7 @@ def _candidates(
 
 PREDICTORS: dict[str, Callable[[Artefact, Sequence[Any], Options], Any]] = {
     "TextClassification": classify,
+    "IntentClassification": intents,
     "TokenClassification": tag,
     "QuestionAnswering": read,
     "Retrieval": embed,

@@ -71,7 +71,7 @@ SOFT = ["model", "objectives", 0]
         (["model", "objectives"], ["distilbert"], "'distilbert' is a preset, which stands alone and in no list"),
         (["model", "objectives"], {"class_path": "Similarty"}, "'Similarty' is no class. Did you mean 'Similarity'?"),
         (["model", "task", "class_path"], "Retreival", "task: 'Retreival' is no class. Did you mean 'Retrieval'?"),
-        (["model", "task", "class_path"], "Nonsense", "is no class. Known are MaskedLM, "),
+        (["model", "task", "class_path"], "Nonsense", "is no class. Known are "),
         (["model", "task", "class_path"], "Nonsense", "of your own takes its full path, such as my_module.Nonsense."),
         (
             ["model", "task", "init_args"], {"num_label": 2},

@@ -16,6 +16,7 @@ from lightning_distilbert import DistillationError, DistillationModule, Student,
 from lightning_distilbert.deploy import runtime
 from lightning_distilbert.retrieval.search import search as torch_search
 from lightning_distilbert.tasks import (
+    IntentClassification,
     MaskedLM,
     QuestionAnswering,
     Reranking,
@@ -35,6 +36,7 @@ TASKS: dict[str, Task] = {
     "pairs": TextClassification(num_labels=3),
     "several": TextClassification(labels=["a", "b", "c"], problem_type="multi_label_classification"),
     "score": TextClassification(problem_type="regression"),
+    "intents": IntentClassification(labels=["a", "oos", "b"]),
     "vectors": Retrieval(),
     "first token": Retrieval(pooling="cls", normalize=False),
     "masked": MaskedLM(top_k=3),
@@ -122,6 +124,8 @@ class Made:
         for name, parameter in module.student.named_parameters():  # a fresh head says nearly the same of all texts
             if name.startswith(("classifier", "qa_outputs")):
                 torch.nn.init.normal_(parameter, std=0.3 if parameter.dim() > 1 else 0.02)
+        if kind == "intents":
+            module.thresholds = {"out_of_scope": 0.5, "temperature": 0.3}
         if kind == "several":  # near one half, so that some are above it and some below
             module.student.classifier.bias.data = torch.tensor([-1.29, -1.11, -1.07])
         return module
@@ -163,12 +167,15 @@ def test_the_answers_are_those_of_the_student(kind: str, architecture: str, made
 
 def test_the_answers_differ_from_text_to_text(made: Made):
     assert len({found["label"] for found in made("unnamed")[1].predict(inputs_of("unnamed"))}) > 1
+    found = {answer["label"] for answer in made("intents")[1].predict(inputs_of("intents"))}
+    assert "oos" in found
+    assert len(found) > 1
     counts = {len(found["labels"]) for found in made("several")[1].predict(inputs_of("several"))}
     assert len(counts) > 1
     spans = {found["answer"] for found in made("answers")[1].predict(inputs_of("answers"))}
     assert len(spans) > 5
-    found = [answer["answer"] == "" for answer in made("no answers")[1].predict(inputs_of("no answers"))]
-    assert 2 < sum(found) < len(found) - 2
+    missing = [answer["answer"] == "" for answer in made("no answers")[1].predict(inputs_of("no answers"))]
+    assert 2 < sum(missing) < len(missing) - 2
     kinds = {entity["label"] for entities in made("entities")[1].predict(inputs_of("entities")) for entity in entities}
     assert kinds == {"LOC", "PER"}
 

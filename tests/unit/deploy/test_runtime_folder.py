@@ -169,6 +169,7 @@ def test_the_model_s_positions_limit_texts_too(artefact: Path):
 
 def test_what_is_known_here_is_what_the_package_knows():
     assert OFFSET_POSITIONS == folder.OFFSET_POSITIONS
+    assert set(DEFAULTS) == set(tasks.__all__) - {"Task", "Translation"}
     for name, options in DEFAULTS.items():
         parameters = inspect.signature(getattr(tasks, name)).parameters
         assert {key: parameters[key].default for key in options} == options

@@ -1,0 +1,292 @@
+"""Whether an artefact computes what the student does, and how much of the task's score it keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from lightning_distilbert.deploy.engines import ArtefactModel, Engine, open_engine, to_arrays, twin
+from lightning_distilbert.deploy.evaluation_data import Arrays, Evaluation, single_rows
+from lightning_distilbert.deploy.graph import Graph
+from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.evaluation import THRESHOLD
+from lightning_distilbert.prediction import evaluating
+
+ROWS = 64  # on which outputs are compared number by number
+ALONE = 8  # of these, rows that are run once more one by one
+# the largest difference of a float graph, as a share of the spread of its outputs; OpenVINO may compute in bfloat16
+TOLERANCES = {"onnx": 1e-3, "torch-export": 1e-3, "executorch": 1e-3, "openvino": 0.1}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found of an artefact.
+
+    Attributes:
+        facts: For the manifest.
+        retention: Its share of the student's score; None without evaluation data.
+        passed: Whether that is enough.
+    """
+
+    facts: dict[str, Any]
+    retention: float | None
+    passed: bool
+
+
+class Verifier:
+    """Holds what the student says of some rows, and compares artefacts with it.
+
+    Args:
+        module: The `DistillationModule`.
+        graph: Its graph.
+        evaluation: Rows with labels; None compares outputs alone, on rows of random tokens.
+        min_retention: The share of the student's score that an artefact has to keep.
+
+    Raises:
+        DistillationError: If the evaluation data give no score.
+    """
+
+    def __init__(self, module: Any, graph: Graph, evaluation: Evaluation | None, min_retention: float) -> None:
+        self.module, self.graph, self.evaluation, self.min_retention = module, graph, evaluation, min_retention
+        self.batches = real_batches(graph, evaluation) if evaluation is not None else random_batches(graph)
+        with torch.no_grad():
+            self.expected = [
+                dict(zip(graph.outputs, (tensor.numpy() for tensor in graph(**tensors(batch))), strict=True))
+                for batch in self.batches
+            ]
+        self.spread = float(np.concatenate(self._values(self.expected)).std())
+        self.metric, self.mode = primary(module.task)
+        self.scores = scores(twin(module, graph.model), evaluation, "student") if evaluation is not None else {}
+        if evaluation is not None and not math.isfinite(self.scores.get(self.metric, math.nan)):
+            raise DistillationError(
+                f"The student has no {self.metric} on {evaluation.source} (found: {self.scores}): nothing can be "
+                "compared with it. Does each row have a label?"
+            )
+
+    def outputs(self, engine: Engine) -> list[Arrays]:
+        """Run the rows whose outputs are compared.
+
+        Args:
+            engine: What runs them.
+
+        Returns:
+            The outputs of each batch by name.
+        """
+        return [engine.run(batch) for batch in self.batches]
+
+    def distance(self, found: Sequence[Arrays]) -> tuple[float, float]:
+        """Return the largest and the mean difference to the student's outputs, at real tokens.
+
+        Args:
+            found: What `outputs` returned.
+        """
+        pairs = zip(self._values(found), self._values(self.expected), strict=True)
+        differences = np.concatenate([np.abs(mine - theirs) for mine, theirs in pairs])
+        return float(differences.max()), float(differences.mean())
+
+    def compare(self, folder: Path, facts: Mapping[str, Any]) -> tuple[Engine, dict[str, Any]]:
+        """Compare the outputs of an artefact with the student's.
+
+        Args:
+            folder: Its folder.
+            facts: As `open_engine` reads them.
+
+        Returns:
+            What runs it, and what was found.
+
+        Raises:
+            DistillationError: If a float graph computes something else than the student, or than itself on rows that
+                are not padded; or if outputs are not finite.
+        """
+        engine = open_engine(folder, facts)
+        found = self.outputs(engine)
+        largest, mean = self.distance(found)
+        padding = self._padding(engine, found)
+        self._check_distance(facts["format"], largest, padding)
+        measured: dict[str, Any] = {
+            "rows": sum(len(batch["input_ids"]) for batch in self.batches),
+            "rows_from": self.evaluation.source if self.evaluation is not None else "random tokens",
+            "max_difference": largest,
+            "mean_difference": mean,
+            "output_spread": self.spread,
+            "padding_difference": padding,
+        }
+        if precision := getattr(engine, "precision", None):
+            measured["computed_in"] = precision
+        return engine, measured
+
+    def check(self, folder: Path, facts: Mapping[str, Any]) -> Checked:
+        """Compare the outputs of an artefact, and measure the task's score.
+
+        Args:
+            folder: Its folder.
+            facts: As `open_engine` reads them.
+
+        Raises:
+            DistillationError: As `compare` does.
+        """
+        engine, measured = self.compare(folder, facts)
+        if self.evaluation is None:
+            return Checked(measured, None, True)
+        model = ArtefactModel(engine, getattr(self.graph.model, "config", None))
+        own = scores(twin(self.module, model), self.evaluation, facts["format"])
+        kept = retention(own.get(self.metric, math.nan), self.scores[self.metric], self.mode)
+        measured["evaluation"] = {
+            "source": self.evaluation.source,
+            "split": self.evaluation.split,
+            "metric": self.metric,
+            "student": plain(self.scores),
+            "artefact": plain(own),
+            "retention": kept,
+            "min_retention": self.min_retention,
+        }
+        return Checked(measured, kept, kept >= self.min_retention)
+
+    def _check_distance(self, kind: str, largest: float, padding: float) -> None:
+        if not math.isfinite(largest + padding):
+            raise DistillationError(f"The {kind} artefact gives outputs that are not finite, on rows of text.")
+        allowed = TOLERANCES.get(kind, math.inf) * max(self.spread, 1e-3)
+        if largest > allowed:
+            raise DistillationError(
+                f"The {kind} artefact does not compute what the student does: outputs differ by up to {largest:.2g}, "
+                f"and they spread by {self.spread:.2g}. This is a fault of an exporter: please report it."
+            )
+        if padding > allowed:
+            raise DistillationError(
+                f"The {kind} artefact depends on padding: outputs of a row differ by up to {padding:.2g} between a "
+                f"batch and the row alone, and they spread by {self.spread:.2g}. Please report it."
+            )
+
+    def _values(self, found: Sequence[Arrays]) -> list[np.ndarray]:
+        values = []
+        for batch, outputs in zip(self.batches, found, strict=True):
+            real = batch["attention_mask"].astype(bool)
+            for name, axes in self.graph.outputs.items():
+                values.append(outputs[name][real if "sequence" in axes else real.any(axis=1)].ravel())
+        return values
+
+    def _padding(self, engine: Engine, found: Sequence[Arrays]) -> float:
+        worst = 0.0
+        for batch, outputs in zip(self.batches[:1], found, strict=False):
+            real = batch["attention_mask"].astype(bool)
+            rows = np.flatnonzero(real.any(axis=1))[:ALONE]
+            for row, alone in zip(rows, single_rows(batch), strict=False):
+                one = engine.run(alone)
+                for name, axes in self.graph.outputs.items():
+                    mine = outputs[name][row][real[row]] if "sequence" in axes else outputs[name][row]
+                    worst = max(worst, float(np.abs(mine - one[name][0]).max()))
+        return worst
+
+
+def tensors(batch: Arrays) -> dict[str, torch.Tensor]:
+    """Return arrays as tensors."""
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def real_batches(graph: Graph, evaluation: Evaluation) -> list[Arrays]:
+    """Return the first batches of the evaluation, a share of each loader, as the graph's inputs."""
+    batches = []
+    for loader in evaluation.loaders:
+        rows = 0
+        for batch in loader:
+            if len(batch["input_ids"]):
+                arrays = to_arrays(batch, graph.inputs)
+                kept = max(1, ROWS // len(evaluation.loaders) - rows)
+                batches.append({name: array[:kept] for name, array in arrays.items()})
+                rows += len(batch["input_ids"])
+            if rows >= ROWS // len(evaluation.loaders):
+                break
+    if not batches:
+        raise DistillationError(f"The evaluation data {evaluation.source} hold no rows.")
+    return batches
+
+
+def random_batches(graph: Graph, length: int = 32) -> list[Arrays]:
+    """Return rows of random tokens of unequal lengths, the same for ever."""
+    config = getattr(graph.model, "config", None)
+    length = max(4, min(length, int(getattr(config, "max_position_embeddings", length)) // 2))
+    draw = np.random.default_rng(0)
+    batches = []
+    for _ in range(ROWS // 8):
+        ids = draw.integers(0, int(getattr(config, "vocab_size", 100)), size=(8, length))
+        lengths = draw.integers(2, length + 1, size=8)
+        mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
+        batch = {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        batches.append({name: batch[name] for name in graph.inputs})
+    return batches
+
+
+def scores(module: Any, evaluation: Evaluation, name: str) -> dict[str, float]:
+    """Compute the task's metrics, with the thresholds that ship.
+
+    Args:
+        module: The `DistillationModule`, of the student or of an artefact.
+        evaluation: The rows.
+        name: What the progress bar says.
+
+    Returns:
+        The metrics by name, and ``loss`` where the task has one.
+    """
+    task = module.task
+    metrics: Any = task.new_metrics()
+    task.name_labels(metrics, module.labels)
+    if isinstance(getattr(metrics, "thresholds", None), dict):
+        metrics.thresholds = dict(module.thresholds)
+    loss, rows = 0.0, 0
+    with evaluating(module):
+        for loader in evaluation.loaders:
+            for batch in tqdm(loader, desc=f"evaluate {name}", unit=" batches", delay=1, leave=False):
+                outputs = module(batch)
+                task.update_metrics(metrics, outputs, batch)
+                value = task.loss(outputs, batch)
+                if value is not None:
+                    size = len(batch["input_ids"])
+                    loss, rows = loss + float(value) * size, rows + size
+    found = {key: float(value) for key, value in metrics.compute().items() if not key.startswith(THRESHOLD)}
+    return found | ({"loss": loss / rows} if rows else {})
+
+
+def primary(task: Any) -> tuple[str, str]:
+    """Return the metric that stands for a task, and whether ``"max"`` or ``"min"`` of it is best.
+
+    It is the one that the task watches in training; at the threshold that ships, where it watches that at the best.
+
+    Example:
+        >>> from lightning_distilbert import QuestionAnswering
+        >>> primary(QuestionAnswering(no_answer=True))
+        ('f1', 'max')
+    """
+    return task.monitor.partition("/")[2].removeprefix("best_"), task.mode
+
+
+def retention(own: float, student: float, mode: str = "max") -> float:
+    """Return which share of the student's score an artefact keeps: 1 where it is as good or better.
+
+    Args:
+        own: The artefact's score.
+        student: The student's score.
+        mode: ``"max"`` if a higher score is better, ``"min"`` if a lower one is: the share is then turned over.
+
+    Example:
+        >>> retention(0.72, 0.8), retention(2.5, 2.0, mode="min"), retention(-0.1, 0.0)
+        (0.9, 0.8, 0.0)
+    """
+    if not math.isfinite(own):
+        return 0.0
+    if (own >= student) if mode == "max" else (own <= student):
+        return 1.0
+    better, worse = (student, own) if mode == "max" else (own, student)
+    # a score of 0 or below has no share of another
+    return max(0.0, worse / better) if better > 0 else 0.0
+
+
+def plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Return scores as JSON writes them: None where one is not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
