@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RetrievalData,
         TextClassificationData,
         TokenClassificationData,
+        TranslationData,
     )
     from lightning_distilbert.errors import DistillationError
     from lightning_distilbert.module import DistillationModule
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lightning_distilbert.precision import auto_precision
     from lightning_distilbert.saved import load
     from lightning_distilbert.schedules import Cosine, Linear
+    from lightning_distilbert.seq2seq import TranslationStudent
     from lightning_distilbert.student import Student, build_student
     from lightning_distilbert.tasks import (
         IntentClassification,
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
         Retrieval,
         TextClassification,
         TokenClassification,
+        Translation,
     )
+    from lightning_distilbert.target_tokenizer import train_target_tokenizer
     from lightning_distilbert.teacher import Teacher
 
 try:
@@ -83,9 +87,13 @@ _HOME = {
     "TextClassificationData": "data",
     "TokenClassification": "tasks",
     "TokenClassificationData": "data",
+    "Translation": "tasks",
+    "TranslationData": "data",
+    "TranslationStudent": "seq2seq",
     "auto_precision": "precision",
     "build_student": "student",
     "load": "saved",
+    "train_target_tokenizer": "target_tokenizer",
 }
 
 __all__ = [
@@ -118,9 +126,13 @@ __all__ = [
     "TextClassificationData",
     "TokenClassification",
     "TokenClassificationData",
+    "Translation",
+    "TranslationData",
+    "TranslationStudent",
     "auto_precision",
     "build_student",
     "load",
+    "train_target_tokenizer",
 ]
 
 

@@ -34,6 +34,9 @@ class DistillationLoss(CallbackBase):
     accumulation, mixed precision, DDP, clipping and logging see one loss. (``on_before_backward`` would be the wrong
     place: Lightning has divided and scaled the loss by then, and DDP has searched the graph.)
 
+    Where a batch has ``first_subword``, as those of `TokenClassificationData`, logits are compared at the first
+    sub-words alone.
+
     Checkpoints load without this package: projections are kept in the callback's own state. Training itself resumes
     with the callback only, since the optimizer's state includes the projections.
 
@@ -148,7 +151,7 @@ class DistillationLoss(CallbackBase):
                 return step(*args, **kwargs)
             distiller.set_progress(pl_module.trainer)
             batch = args[0] if args else next(iter(kwargs.values()), None)
-            with distiller.watch(pl_module, batch) as taps:
+            with distiller.watch(pl_module, batch, self._words(batch)) as taps:
                 output = step(*args, **kwargs)
             task_loss = output.get("loss") if isinstance(output, Mapping) else output
             if task_loss is None:  # the module skips this step
@@ -165,6 +168,11 @@ class DistillationLoss(CallbackBase):
         self._wrapped, self._replaced = pl_module, vars(pl_module).get("training_step")
         # a plain function on the instance: Lightning reads its __code__, and torch.compile does the same
         pl_module.__dict__["training_step"] = training_step
+
+    def _words(self, batch: Any) -> Tensor | None:
+        """Return where words begin, if the batch says so and logits are compared: the rest of a word is no target."""
+        found = batch.get("first_subword") if isinstance(batch, Mapping) else None
+        return found if isinstance(found, Tensor) and "logits" in self.distiller.requires else None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Move the teacher, and wake a student that `from_pretrained` left in eval mode.

@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "predict": (later("commands.predict"), "answer the rows of a file with a saved student"),
     "export": (later("commands.export"), "write a saved student as a verified model for devices: ONNX, OpenVINO, ..."),
     "augment": (later("commands.augment"), "vary the texts of a file, into unlabelled rows for a teacher"),
+    "translate-corpus": (later("commands.translate_corpus"), "let a teacher translate texts for its student"),
     "mine": (later("commands.mine"), "find hard negatives for the queries of a training split"),
     "evaluate-retrieval": (later("commands.evaluate_retrieval"), "score a sentence encoder, or BM25, on a corpus"),
     "chat": (later("commands.chat"), "talk with an assistant of saved students: intents, slots, knowledge"),

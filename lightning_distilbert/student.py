@@ -230,6 +230,11 @@ def build_student(
     for name in SIZE_ARGUMENTS.keys() & config_overrides.keys():
         raise DistillationError(f"A student that is cut out has no free {name}: use {SIZE_ARGUMENTS[name]} for it.")
     source = _as_model(teacher, auto_class, trust_remote_code)
+    if getattr(source.config, "is_encoder_decoder", False):
+        raise DistillationError(
+            f"A {type(source).__name__} has an encoder and a decoder, of which no single student is cut. A student that "
+            "translates is a TranslationStudent: with its encoder, and a new decoder."
+        )
     encoder = backbone(source)
     blocks = layers_of(encoder)
     chosen = layer_choice(len(blocks), max(1, len(blocks) // 2) if layers is None else layers, rule)

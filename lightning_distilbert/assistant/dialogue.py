@@ -134,7 +134,7 @@ class Assistant:
             _check_part(name, part)
         if knowledge is not None and not hasattr(knowledge, "search"):
             raise DistillationError(
-                f"knowledge is a {type(knowledge).__name__}: give Knowledge(encoder, passages), or Knowledge.open(folder)."
+                f"knowledge is a {type(knowledge).__name__} without search(): give a Knowledge, or the like."
             )
         if reader is not None and knowledge is None:
             raise DistillationError("A reader reads the passages of the knowledge, and there is none.")
@@ -158,7 +158,7 @@ class Assistant:
         slots: str | Path | None = None,
         knowledge: str | Path | None = None,
         reader: str | Path | None = None,
-        script: str | Path | None = None,
+        script: Script | Mapping[str, Any] | str | Path | None = None,
         passages: str | Path | None = None,
         device: str = "cpu",
     ) -> Assistant:
@@ -169,7 +169,7 @@ class Assistant:
             slots: One of `TokenClassification`.
             knowledge: One of `Retrieval`, with ``passages.jsonl``; see `Knowledge.open`.
             reader: One of `QuestionAnswering`.
-            script: The file of what is said.
+            script: What is said, or its file.
             passages: The file of passages, if it is another.
             device: Where to put the students.
 
@@ -218,7 +218,9 @@ class Assistant:
             return found
         label, score = self._intent(message, clock)
         intent = None if label is None else self._act(label)
-        goes_on = any(words[: len(phrase)] == phrase for phrase in map(str.split, script.follow_up))
+        goes_on = any(
+            words[: len(phrase)] == phrase for phrase in (item.casefold().split() for item in script.follow_up)
+        )
         before = self._act(context.intent) if context.intent is not None else None
         if goes_on and before is not None and before.slots and (intent is None or label == context.intent):
             # "what about from denver": the request before, with another slot
@@ -259,15 +261,14 @@ class Assistant:
 
     def _slot(self, message: str, words: Sequence[str], context: Context, clock: Clock) -> Reply | None:
         """Take a message for the answer to the question for a slot; None if it is a request of its own."""
-        assert context.intent is not None
-        intent, texts = self._act(context.intent), self.script.texts
-        if " ".join(words).strip(" .!") in self.script.cancel:
-            label, context.intent, context.slots, context.missing = context.intent, None, {}, []
-            return Reply(texts["cancelled"], "intent", label)
-        if intent is None:  # a context of another script
+        wanted = context.missing[0]
+        intent = None if context.intent is None else self._act(context.intent)
+        if context.intent is None or intent is None or wanted not in intent.slots:  # a context of another script
             context.missing = []
             return None
-        wanted, found = context.missing[0], self._slots(message, clock)
+        if " ".join(words).strip(" .!") in map(str.casefold, self.script.cancel):
+            return self._leave("cancelled", context)
+        found = self._slots(message, clock)
         if wanted not in found:
             other = next((name for name in intent.slots[wanted].also if name in found), None)
             if other is not None:
@@ -279,10 +280,14 @@ class Assistant:
             context.missing = []
             return None
         if context.asked >= ASKED:
-            label, context.intent, context.slots, context.missing = context.intent, None, {}, []
-            return Reply(texts["given_up"], "intent", label)
+            return self._leave("given_up", context)
         context.asked += 1
         return Reply(intent.slots[wanted].ask, "slot", context.intent, dict(context.slots))
+
+    def _leave(self, text: str, context: Context) -> Reply:
+        """Forget a request."""
+        label, context.intent, context.slots, context.missing = context.intent, None, {}, []
+        return Reply(self.script.texts[text], "intent", label)
 
     def _request(
         self, label: str, intent: Intent, slots: dict[str, str], score: float | None, context: Context
@@ -306,7 +311,11 @@ class Assistant:
         if self.knowledge is None:
             return nothing
         question, found = message, self._search(message, clock)
-        if not found and context.question and (goes_on or not set(words).isdisjoint(self.script.pointing)):
+        if (
+            not found
+            and context.question
+            and (goes_on or not set(words).isdisjoint(map(str.casefold, self.script.pointing)))
+        ):
             question = context.question
             found = self._search(f"{question} {message}", clock)
         for item in found:
@@ -348,7 +357,7 @@ def _check_part(name: str, part: Any) -> None:
         raise DistillationError(f"{name} is a student of {kinds[0]}: give one of {' or '.join(tasks)}.")
     if not callable(getattr(part, method, None)):
         raise DistillationError(
-            f"{name} is a {type(part).__name__} without {method}(): give what load(folder) returns, or an object with it."
+            f"{name} is a {type(part).__name__} without {method}(): give what load(folder) returns, or the like."
         )
 
 

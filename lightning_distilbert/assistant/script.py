@@ -120,8 +120,8 @@ class Script:
         for name, intent in (self.intents or {}).items():
             if labels is not None and name not in labels:
                 raise DistillationError(
-                    f"The script has the intent {name!r}, which the model does not know.{nearest(name, labels)} It knows "
-                    f"{_shown(labels)}."
+                    f"The script has the intent {name!r}, which the model does not know.{nearest(name, labels)} It "
+                    f"knows {_shown(labels)}."
                 )
             if intent.slots and not has_slots:
                 raise DistillationError(
@@ -188,7 +188,7 @@ def _intent(value: Any, where: str) -> Intent:
     for name, slot in _mapping(content.get("slots") or {}, f"{where}, slots").items():
         here = f"{where}, slot {name!r}"
         if isinstance(slot, str):
-            slots[name] = Slot(slot)
+            slots[name] = Slot(_text(slot, here))
             continue
         told = _mapping(slot, here, ["ask", "also"])
         slots[name] = Slot(_text(told.get("ask"), f"{here}, ask"), _list(told.get("also") or [], f"{here}, also"))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lightning_distilbert.data.squad import flatten_squad, read_questions
     from lightning_distilbert.data.text_classification import TextClassificationData
     from lightning_distilbert.data.token_classification import TokenClassificationData
+    from lightning_distilbert.data.translation import TranslationData
 
 _HOME = {
     "BeirFolder": "beir",
@@ -41,6 +42,7 @@ _HOME = {
     "TextClassificationData": "text_classification",
     "TextData": "base",
     "TokenClassificationData": "token_classification",
+    "TranslationData": "translation",
     "encode": "encoding",
     "flatten_squad": "squad",
     "open_splits": "sources",
@@ -68,6 +70,7 @@ __all__ = [
     "TextClassificationData",
     "TextData",
     "TokenClassificationData",
+    "TranslationData",
     "encode",
     "flatten_squad",
     "open_splits",

@@ -87,11 +87,11 @@ def read_atis(path: str | Path) -> list[Row]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            words, tags = (part.split() for part in (line.split("\t") + [""])[:2])
+            words, tags = (part.split() for part in [*line.split("\t"), ""][:2])
             if words[:1] != ["BOS"] or words[-1:] != ["EOS"] or len(words) != len(tags) or len(words) < 3:
                 raise DistillationError(
-                    f"{path}, line {number}: {line.strip()[:60]!r} is not 'BOS words EOS', a tab, and as many tags, the "
-                    "last of which is the intent."
+                    f"{path}, line {number}: {line.strip()[:60]!r} is not 'BOS words EOS', a tab, and as many tags, "
+                    "the last of which is the intent."
                 )
             tokens = words[1:-1]
             rows.append({"text": " ".join(tokens), "tokens": tokens, "tags": tags[1:-1], "label": tags[-1]})

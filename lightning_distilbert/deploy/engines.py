@@ -103,16 +103,14 @@ def to_arrays(batch: Mapping[str, Any], names: Any) -> Arrays:
         names: The engine's inputs; ``attention_mask`` is 1 and others are 0 where the batch has none.
 
     Example:
-        >>> {name: array.tolist() for name, array in to_arrays({"input_ids": torch.tensor([[5]])}, INPUTS).items()}
-        {'input_ids': [[5]], 'attention_mask': [[1]], 'token_type_ids': [[0]]}
+        >>> found = to_arrays({"input_ids": torch.tensor([[5]])}, ["input_ids", "attention_mask"])
+        >>> {name: array.tolist() for name, array in found.items()}
+        {'input_ids': [[5]], 'attention_mask': [[1]]}
     """
     ids = batch["input_ids"]
     missing: dict[str, Tensor] = {"attention_mask": torch.ones_like(ids)}
     tensors = {name: batch.get(name, missing.get(name, torch.zeros_like(ids))) for name in names}
     return {name: np.ascontiguousarray(tensor.cpu().numpy(), dtype=np.int64) for name, tensor in tensors.items()}
-
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def twin(module: Any, model: nn.Module) -> DistillationModule:

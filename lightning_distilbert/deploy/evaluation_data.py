@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,11 @@ import numpy as np
 
 from lightning_distilbert import data as data_modules
 from lightning_distilbert._compat import LightningDataModule
+from lightning_distilbert.data.encoding import Padding, encode, pad_batch
+from lightning_distilbert.data.inputs import split_pairs
 from lightning_distilbert.data.readers import describe
 from lightning_distilbert.deploy.engines import to_arrays
+from lightning_distilbert.deploy.graph import INPUTS
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.prediction import room
 
@@ -96,8 +100,8 @@ def open_calibration(module: Any, source: Any, reading: Mapping[str, Any] | None
 
     Args:
         module: The `DistillationModule`.
-        source: A file, or rows; of single texts also a list of them. Take training rows: on those of the evaluation the
-            ranges would fit better than on what comes later.
+        source: A file, or rows; or a list of texts, or of pairs as tuples. Take training rows: on those of the
+            evaluation the ranges would fit better than on what comes later.
         reading: As in `open_evaluation`.
 
     Returns:
@@ -106,23 +110,25 @@ def open_calibration(module: Any, source: Any, reading: Mapping[str, Any] | None
     Raises:
         DistillationError: If there are no rows, or one is bad.
     """
-    texts = isinstance(source, Sequence) and not isinstance(source, str)
-    if texts and source and all(isinstance(item, str) for item in source):
-        source = [{module.task.fields[0]: text} for text in source]
-    data = make_data(module, {"predict": source}, reading)
-    attach(data, module, "predict")
-    data.setup("predict")
+    if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, tuple)):
+        firsts, seconds = split_pairs(source[:CALIBRATION_ROWS])
+        data = encode(module.tokenizer, firsts, seconds, room(module), name="calibration")
+        batches: Any = [pad_batch([row], Padding.of(module.tokenizer)) for row in data[list(range(len(data)))]]
+    else:
+        data = make_data(module, {"predict": source}, reading)
+        attach(data, module, "predict")
+        data.setup("predict")
+        loaders = data.predict_dataloader()
+        # of queries and documents by turns, where each has a loader
+        batches = itertools.chain(*zip(*loaders, strict=False)) if isinstance(loaders, list) else loaders
     rows: list[Arrays] = []
-    for batch in data.predict_dataloader():
+    for batch in batches:
         rows.extend(single_rows(to_arrays(batch, [name for name in INPUTS if name in batch])))
         if len(rows) >= CALIBRATION_ROWS:
             break
     if not rows:
         raise DistillationError(f"The calibration data {name_of(source)} hold no rows.")
     return rows[:CALIBRATION_ROWS]
-
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def single_rows(batch: Arrays) -> list[Arrays]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -72,11 +73,12 @@ class OnnxQuantizer:
         calibration: Sequence[dict[str, np.ndarray]] | None = None,
     ) -> None:
         require("onnxruntime", "onnx")
-        self.source = source
+        self._model = require("onnx", "onnx").load(str(source))
+        _fold_transposed(self._model.graph)
         self.calibration = calibration
         self.reduce_range = not has_vnni() if reduce_range is None else reduce_range
         self._nodes: dict[str, list[str]] = {}
-        for block, name in _quantizable(require("onnx", "onnx").load(str(source)).graph):
+        for block, name in _quantizable(self._model.graph):
             self._nodes.setdefault(block, []).append(name)
         self.blocks = list(self._nodes)
 
@@ -112,13 +114,13 @@ class OnnxQuantizer:
             # operators of which shape inference knows no type would make the quantiser stop
             "extra_options": {"DefaultTensorType": float32, "MatMulConstBOnly": True},
         }
+        model, path = copy.deepcopy(self._model), str(folder / self.file)  # the quantisers change what they are given
         with quietly():
             if self.calibration is None:
-                tools.quantize_dynamic(str(self.source), str(folder / self.file), **options)
+                tools.quantize_dynamic(model, path, **options)
             else:
                 options["activation_type"] = tools.QuantType.QUInt8
-                reader = _reader(tools, self.calibration)
-                tools.quantize_static(str(self.source), str(folder / self.file), reader, **options)
+                tools.quantize_static(model, path, _reader(tools, self.calibration), **options)
         return self.file
 
 
@@ -129,6 +131,21 @@ def _quantizable(graph: Any) -> Iterator[tuple[str, str]]:
         at = {"MatMul": 1, "Gather": 0}.get(node.op_type)
         if at is not None and node.input[at] in weights:
             yield block_of(node.name), node.name
+
+
+def _fold_transposed(graph: Any) -> None:
+    """Put transposed copies in the place of weights that are transposed as the model runs.
+
+    So the exporter writes the tied weights of a masked language model, which are a table of embeddings too. A product
+    with them would not be taken for one with weights.
+    """
+    numpy_helper = require("onnx.numpy_helper", "onnx")
+    weights = {item.name: item for item in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
+        order = next(list(item.ints) for item in node.attribute if item.name == "perm")
+        array = numpy_helper.to_array(weights[node.input[0]]).transpose(order)
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), node.output[0]))
+        graph.node.remove(node)
 
 
 def _reader(tools: Any, batches: Sequence[dict[str, np.ndarray]]) -> Any:

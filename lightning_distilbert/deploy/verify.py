@@ -20,7 +20,7 @@ from lightning_distilbert.evaluation import THRESHOLD
 from lightning_distilbert.prediction import evaluating
 
 ROWS = 64  # on which outputs are compared number by number
-ALONE = 8  # of these, rows that are run once more one by one
+ALONE = 8  # of these, rows of all lengths that are run once more one by one
 # the largest difference of a float graph, as a share of the spread of its outputs; OpenVINO may compute in bfloat16
 TOLERANCES = {"onnx": 1e-3, "torch-export": 1e-3, "executorch": 1e-3, "openvino": 0.1}
 
@@ -108,7 +108,7 @@ class Verifier:
         engine = open_engine(folder, facts)
         found = self.outputs(engine)
         largest, mean = self.distance(found)
-        padding = self._padding(engine, found)
+        padding = self._padding(engine)
         self._check_distance(facts["format"], largest, padding)
         measured: dict[str, Any] = {
             "rows": sum(len(batch["input_ids"]) for batch in self.batches),
@@ -172,17 +172,32 @@ class Verifier:
                 values.append(outputs[name][real if "sequence" in axes else real.any(axis=1)].ravel())
         return values
 
-    def _padding(self, engine: Engine, found: Sequence[Arrays]) -> float:
+    def _padding(self, engine: Engine) -> float:
+        """Return how far the outputs of rows in one batch, of all lengths there are, differ from those alone."""
+        rows = sorted((row for batch in self.batches for row in single_rows(batch)), key=_length)
+        rows = [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, ALONE).astype(int))]
+        together = engine.run(_padded(rows, int(getattr(self.graph.model.config, "pad_token_id", None) or 0)))
         worst = 0.0
-        for batch, outputs in zip(self.batches[:1], found, strict=False):
-            real = batch["attention_mask"].astype(bool)
-            rows = np.flatnonzero(real.any(axis=1))[:ALONE]
-            for row, alone in zip(rows, single_rows(batch), strict=False):
-                one = engine.run(alone)
-                for name, axes in self.graph.outputs.items():
-                    mine = outputs[name][row][real[row]] if "sequence" in axes else outputs[name][row]
-                    worst = max(worst, float(np.abs(mine - one[name][0]).max()))
+        for place, row in enumerate(rows):
+            alone = engine.run(row)
+            for name, axes in self.graph.outputs.items():
+                mine = together[name][place, : _length(row)] if "sequence" in axes else together[name][place]
+                worst = max(worst, float(np.abs(mine - alone[name][0]).max()))
         return worst
+
+
+def _length(row: Arrays) -> int:
+    return row["input_ids"].shape[1]
+
+
+def _padded(rows: Sequence[Arrays], pad_id: int) -> Arrays:
+    longest = max(map(_length, rows))
+
+    def pad(row: Arrays, name: str) -> np.ndarray:
+        missing = ((0, 0), (0, longest - _length(row)))
+        return np.pad(row[name], missing, constant_values=pad_id if name == "input_ids" else 0)
+
+    return {name: np.concatenate([pad(row, name) for row in rows]) for name in rows[0]}
 
 
 def tensors(batch: Arrays) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from lightning_distilbert.tasks.reranking import Reranking
 from lightning_distilbert.tasks.retrieval import Retrieval
 from lightning_distilbert.tasks.text_classification import TextClassification
 from lightning_distilbert.tasks.token_classification import TokenClassification
+from lightning_distilbert.tasks.translation import Translation
 
 __all__ = [
     "IntentClassification",
@@ -18,4 +19,5 @@ __all__ = [
     "Task",
     "TextClassification",
     "TokenClassification",
+    "Translation",
 ]

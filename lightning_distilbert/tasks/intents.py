@@ -52,6 +52,8 @@ class IntentClassification(TextClassification):
         [{'label': 'oos', 'score': 0.21..., 'nearest': 'balance'}]
     """
 
+    num_labels: Any  # None until a config has named the labels
+
     def __init__(
         self,
         labels: Sequence[str] | None = None,

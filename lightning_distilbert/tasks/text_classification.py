@@ -119,7 +119,7 @@ class TextClassification(Task):
             return mean_or_zero(F.mse_loss(logits[known], labels[known], reduction="none"), logits)
         return mean_or_zero(F.binary_cross_entropy_with_logits(logits[known], labels[known], reduction="none"), logits)
 
-    def new_metrics(self) -> MetricCollection:
+    def new_metrics(self) -> Any:
         """Return the metrics of one split."""
         n = self.num_labels
         if self.problem_type == "single_label_classification":

@@ -136,6 +136,23 @@ def test_token_classification(
     assert (model.config.model_type, model.config.num_hidden_layers) == ("distilbert", 2)
 
 
+def test_assistant(
+    tmp_path: Path, tiny_bert_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    name = "09_assistant.py"
+    monkeypatch.setattr(sys, "argv", [name, "--encoder", str(tiny_bert_dir), "--max_epochs", "2"])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    out = capsys.readouterr().out
+    assert len(re.findall(r"^> .+\n.+ \((intent|slot|knowledge|unknown), \d+ ms\)$", out, re.MULTILINE)) == 5
+    for part in ("intents", "slots", "knowledge"):
+        model = AutoModel.from_pretrained(tmp_path / "assistant" / part)
+        assert model.config.model_type == ("bert" if part == "knowledge" else "distilbert")
+    assert set(json.loads(Path("assistant/intents/config.json").read_text())["lightning_distilbert"]["thresholds"]) == {
+        "out_of_scope", "temperature",
+    }  # fmt: skip
+
+
 def test_no_example_is_left_out():
     here = Path(__file__).read_text(encoding="utf-8")
     files = [path.name for path in EXAMPLES.iterdir() if path.is_file()]

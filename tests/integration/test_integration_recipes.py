@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from lightning_distilbert import DistillationError, DistillationModule
 from lightning_distilbert.cli import RECIPES, main
@@ -25,6 +25,7 @@ ARGUMENTS = {
     "distilbert-finetune": ["--model.teacher", "teacher", "--model.student.source", "mlm", *CLASSIFIER],
     "distilbert-pretrain": ["--model.teacher", "mlm", "--model.student.layers", "2", *RAW],
     "finetune": ["--model.student.source", "mlm", *CLASSIFIER],
+    "intents": ["--model.teacher", "intents", "--model.student.layers", "2", *CLASSIFIER],
     "minilm": ["--model.teacher", "mlm", "--model.objectives.heads", "2", *NARROW, *RAW],
     "question-answering": [
         *("--model.teacher", "reader", "--data.source", "squad", "--data.max_length", "32"),
@@ -73,6 +74,11 @@ def workplace(
     shutil.copytree(tiny_reader_dir, tmp_path / "reader")
     save_squad(tmp_path / "squad")
     shutil.copytree(tiny_tagger_dir, tmp_path / "tagger")
+    shutil.copytree(tiny_bert_dir, tmp_path / "intents")
+    names = dict(enumerate(["0", "1", "oos"]))
+    AutoModelForSequenceClassification.from_pretrained(tiny_bert_dir, id2label=names).save_pretrained(
+        tmp_path / "intents"
+    )
     for name in ("data", "text", "pairs", "mined", "ner"):
         (tmp_path / name).mkdir()
     for split in ("train", "dev"):

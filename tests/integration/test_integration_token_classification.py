@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import seqeval.metrics
 import torch
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 from transformers import AutoModelForTokenClassification, BertForTokenClassification
 
 from lightning_distilbert import (
     DistillationError,
+    DistillationLoss,
     DistillationModule,
     HiddenStates,
     SoftTargets,
@@ -151,6 +152,45 @@ def test_soft_targets_are_compared_where_words_begin_and_nowhere_else(tagger: Pa
     ).sum(-1)  # fmt: skip
     assert len(rows) == batch["first_subword"].sum() < batch["attention_mask"].sum()
     assert logs["distill/soft_targets"].item() == pytest.approx(rows.mean().item(), rel=1e-4)
+
+
+class Own(LightningModule):
+    """A tagger that knows nothing of this package, and calls its model on the whole sequence."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def training_step(self, batch, batch_idx):
+        return self.model(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_callback_compares_where_words_begin_if_the_batch_tells(tagger: Path, tiny_bert_dir: Path, told: bool):
+    rows = data(tokenizer=str(tagger), labels=NAMES)
+    module = Own(AutoModelForTokenClassification.from_pretrained(tiny_bert_dir, num_labels=5))
+    rows.setup("fit")
+    batch = next(iter(rows.train_dataloader()))
+    words, real = batch["first_subword"], batch["attention_mask"].bool()
+    assert 0 < words.sum() < real.sum()
+    if not told:
+        del batch["first_subword"]
+    teacher = AutoModelForTokenClassification.from_pretrained(tagger).eval()
+    for part in module.model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    module.model.train()
+    callback = DistillationLoss(str(tagger), objectives=[SoftTargets(temperature=1.0)])
+    fitted = trainer(max_steps=1, callbacks=[callback])
+    fitted.fit(module, DataLoader([batch], batch_size=None))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        ours, theirs = (model(**inputs).logits[words if told else real] for model in (module.model, teacher))
+    expected = torch.nn.functional.kl_div(ours.log_softmax(-1), theirs.softmax(-1), reduction="batchmean")
+    assert fitted.callback_metrics["distill/soft_targets"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_unlabelled_sentences_are_learnt_from_the_teacher_alone(tagger: Path):

@@ -72,7 +72,7 @@ def test_inputs_and_outputs_of_the_layers_are_the_hidden_states(name, auto_class
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForSequenceClassification])
 def test_accepted_inputs_are_those_that_forward_names(name, auto_class):
-    wanted = set(TENSOR_INPUTS) - ({"token_type_ids"} if name in WITHOUT_TOKEN_TYPES else set())
+    wanted = {*TENSOR_INPUTS} - {"decoder_input_ids", *(["token_type_ids"] if name in WITHOUT_TOKEN_TYPES else [])}
     assert accepted_inputs(auto_class.from_config(CONFIGS[name])) == wanted
 
 

@@ -49,7 +49,6 @@ def model(cls: Any, **options: Any) -> Any:
         (BertForSequenceClassification, CLASSIFIER, {"num_labels": 3}, True),
         (BertModel, "AutoModel", {}, False),  # there is none
     ],
-    ids=str,
 )
 def test_students_say_whether_their_head_is_fresh(teacher: Any, auto_class: str, options: Any, fresh: bool):
     student = build_student(model(teacher), 2, auto_class=auto_class, **options)
@@ -90,7 +89,6 @@ WHOLE, ENCODER = "DistilBertForMaskedLM", "DistilBertModel"
         ("tinybert", None, {}, WHOLE),
         ("tinybert", None, {"hidden_size": 16}, ENCODER),
     ],
-    ids=str,
 )
 def test_what_is_saved(objectives: str, weight: Any, options: Any, saved: str, tiny_mlm_dir: Path, tmp_path: Path):
     module = DistillationModule(MaskedLM(), tiny_mlm_dir, Student(2, **options), objectives, task_weight=weight)

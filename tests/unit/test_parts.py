@@ -34,7 +34,6 @@ TOKENIZER = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3,
         (SoftTargets(), "is no task"),
         (Student(layers=1).to_config(), "is no task"),
     ],
-    ids=str,
 )
 def test_what_is_no_task(task: Any, match: str):
     with pytest.raises(DistillationError, match=match):
@@ -61,7 +60,6 @@ def test_what_is_no_task(task: Any, match: str):
         ({"teacher": TASK}, "is no teacher"),
         ({}, "Give a teacher to distil, or a student"),
     ],
-    ids=str,
 )
 def test_what_is_no_student_and_no_teacher(parts: dict[str, Any], match: str):
     with pytest.raises(DistillationError, match=match):
@@ -75,7 +73,7 @@ def test_all_kinds_pass():
         check_parts(TASK, Teacher("x"), part)
 
 
-@pytest.mark.parametrize("objectives", [3, [SoftTargets(), "logits"], [TASK]], ids=str)
+@pytest.mark.parametrize("objectives", [3, [SoftTargets(), "logits"], [TASK]])
 def test_what_is_no_objective(objectives: Any, tiny_teacher_dir):
     with pytest.raises(DistillationError, match="which is no objective: give the name of a preset alone"):
         DistillationModule(TASK, teacher=tiny_teacher_dir, objectives=objectives)

@@ -81,7 +81,7 @@ def describe(folder: Path, verify: str = "model") -> Description:
             raise DistillationError(f"The manifest of {str(folder)!r} does not list {model!r}. Export it again.")
         verify_files(folder, parts)
     config = _json(folder / "config.json")
-    details = config.get(KEY)
+    details: Any = config.get(KEY)
     task = details.get("task") if isinstance(details, Mapping) else None
     if not isinstance(task, Mapping):
         raise DistillationError(f"{folder / 'config.json'} names no task of {KEY}. Export the student again.")
