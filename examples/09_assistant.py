@@ -2,8 +2,8 @@
 
     python examples/09_assistant.py --encoder ENCODER
 
-ENCODER is a BERT-family encoder (a folder or a hub name), of which teacher and students are made. The few sentences here
-only show the shape of the data: for a real assistant, train the parts on yours, as docs/tasks/assistant.md says.
+ENCODER is a BERT-family encoder (a folder or a hub name), of which teacher and students are made. The few sentences
+here only show the shape of the data: for a real assistant, train the parts on yours, as docs/tasks/assistant.md says.
 """
 
 import argparse
@@ -26,15 +26,21 @@ from lightning_distilbert.assistant import Assistant, Context, Knowledge
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--encoder", required=True)
 parser.add_argument("--output", default="assistant", type=Path)
-parser.add_argument("--max_epochs", type=int, default=30)
+parser.add_argument("--max_epochs", type=int, default=10)
 arguments = parser.parse_args()
 
 CITIES = ("boston", "denver", "dallas", "new york")
-FLIGHTS = [f"{say} from {a} to {b}" for say in ("a flight", "fly me") for a in CITIES for b in CITIES if a != b]
+ROUTES = [f"from {a} to {b}" for a in CITIES for b in CITIES if a != b]
+ROUTES += [f"{side} {city}" for side in ("from", "to") for city in CITIES]
+FLIGHTS = [f"{say} {route}" for say in ("a flight", "fly me", "i want to fly") for route in ROUTES]
 INTENTS = {
     "flight": FLIGHTS,
-    "balance": [f"{say} my balance" for say in ("what is", "show me", "tell me", "i want to know")] * 6,
-    "oos": [f"who {what}" for what in ("won the cup", "wrote this book", "is the king", "made the first film")] * 6,
+    "balance": [f"{say} my balance" for say in ("what is", "show me", "tell me", "i want to know")] * 8,
+    "oos": [
+        f"{ask} {what}"
+        for ask in ("who", "how do i", "when does", "where did")
+        for what in ("win", "open", "fix my car")
+    ],
 }
 PASSAGES = [
     {"title": "How do I reset my password?", "answer": "Follow the link on the login page.", "source": "faq/password"},
@@ -82,7 +88,7 @@ rows = [{"text": text, "label": label} for label, texts in INTENTS.items() for t
 task = IntentClassification(labels=list(INTENTS))
 intents = distil(task, TextClassificationData({"train": rows, "validation": rows[::3]}), "intents")
 
-rows = [{"tokens": text.split(), "tags": tags(text)} for text in FLIGHTS]
+rows = [{"tokens": text.split(), "tags": tags(text)} for text in [*FLIGHTS, *ROUTES]]
 names = ["O", "B-from", "I-from", "B-to", "I-to"]
 data = TokenClassificationData({"train": rows, "validation": rows[::3]}, scheme="iob2")
 slots = distil(TokenClassification(labels=names), data, "slots")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lightning_distilbert.schedules import Cosine, Linear
     from lightning_distilbert.seq2seq import TranslationStudent
     from lightning_distilbert.student import Student, build_student
+    from lightning_distilbert.target_tokenizer import train_target_tokenizer
     from lightning_distilbert.tasks import (
         IntentClassification,
         MaskedLM,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
         TokenClassification,
         Translation,
     )
-    from lightning_distilbert.target_tokenizer import train_target_tokenizer
     from lightning_distilbert.teacher import Teacher
 
 try:

@@ -127,7 +127,9 @@ def _texts(source: str | Path, name: str) -> Iterator[str]:
 def _value(row: Row, name: str, path: Path, number: int) -> str:
     value = row.get(name)
     if name not in row:
-        raise DistillationError(f"{path}, row {number}: there is no column {name!r}, only {list(row)}. Name it: --text.")
+        raise DistillationError(
+            f"{path}, row {number}: there is no column {name!r}, only {list(row)}. Name it: --text."
+        )
     if not isinstance(value, str):
         raise DistillationError(
             f"{path}, row {number}: {name!r} is {str(value)[:60]!r}, a {type(value).__name__} and no text. Mend or "
@@ -152,7 +154,7 @@ def _fingerprint(module: Any) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(module.student.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -53,7 +53,8 @@ def check_vocabulary_sizes(student: Any, teacher: Any, teacher_name: str = "the 
     Raises:
         DistillationError: If both state a size and the sizes differ.
     """
-    ours, theirs = getattr(student, "vocab_size", None), getattr(teacher, "vocab_size", None)
+    # a model that translates reads by its encoder
+    ours, theirs = (getattr(getattr(one, "encoder", one), "vocab_size", None) for one in (student, teacher))
     if ours is not None and theirs is not None and ours != theirs:
         raise DistillationError(
             f"The student has a vocabulary of {ours} tokens and {teacher_name} one of {theirs}: the teacher would read "

@@ -303,8 +303,8 @@ def facts_of(name: str, root: nn.Module, paths: Paths, requires: frozenset[str])
         )
     head_config = getattr(head, "config", None)
     num_labels = getattr(head, "out_features", getattr(head_config, "num_labels", None))
-    if getattr(head_config, "is_encoder_decoder", False):
-        num_labels = getattr(head_config, "decoder", head_config).vocab_size
+    if head_config is not None and getattr(head_config, "is_encoder_decoder", False):
+        num_labels = cast(Any, getattr(head_config, "decoder", head_config)).vocab_size
     num_layers, num_heads = facts.num_layers, facts.num_heads
     if "hidden_states" in requires:
         num_layers = len(layers_of(body))

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.retrieval.search import SIMILARITIES, search
+from lightning_distilbert.retrieval.search import check_similarity, search
 
 # comparisons held at once while a ranking is matched with its judgements: 16 MiB of booleans
 MAX_COMPARISONS = 2**24
@@ -160,8 +160,7 @@ class RetrievalScores(Metric):
             raise DistillationError(
                 f"ndcg_at={ndcg_at}, mrr_at={mrr_at}, recall_at={recall_at}, block={block}: each must be at least 1."
             )
-        if similarity not in SIMILARITIES:
-            raise DistillationError(f"similarity={similarity!r} is unknown. Choose one of {', '.join(SIMILARITIES)}.")
+        check_similarity(similarity)
         self.cuts = {"ndcg_at": ndcg_at, "mrr_at": mrr_at, "recall_at": recall_at}
         self.similarity, self.block = similarity, block
         self._per_query: dict[str, Tensor] | None = None

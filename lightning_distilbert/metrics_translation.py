@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -20,7 +19,7 @@ class TranslationScores(Metric):
 
     Both are made of counts that are added up over all sentences, batches and processes before the score is computed: a
     mean over batches would be another number. `signatures` says how they were counted, which a published score needs
-    beside it; they are logged with the first score.
+    beside it.
 
     Args:
         **kwargs: Those of `torchmetrics.Metric`.
@@ -46,7 +45,6 @@ class TranslationScores(Metric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tokenizer: Any = None
-        self._told = False
         self._counters: dict[str, Any] | None = None
         for name, number in COUNTS.items():
             self.add_state(name, default=torch.zeros(number, dtype=torch.long), dist_reduce_fx="sum")
@@ -93,9 +91,6 @@ class TranslationScores(Metric):
         """Return the scores; none where no sentence was counted."""
         if not self.sentences:
             return {}
-        if not self._told:
-            self._told = True
-            rank_zero_info(f"scores of translations: {', '.join(f'{n} {s}' for n, s in self.signatures.items())}")
         counters = self.counters()
         values = {name: counters[name]._compute_score_from_stats(getattr(self, name).tolist()) for name in COUNTS}
         return {name: torch.tensor(value.score, device=self.sentences.device) for name, value in values.items()}

@@ -53,7 +53,8 @@ def choose_attention(model: nn.Module, device: torch.device, precision: str | No
         ('sdpa', 'eager')
     """
     config = getattr(model, "config", None)
-    parts = [config, getattr(config, "encoder", None), getattr(config, "decoder", None)]  # a model that translates has two
+    # a model that translates has two of them
+    parts = [config, getattr(config, "encoder", None), getattr(config, "decoder", None)]
     names = ("attention_probs_dropout_prob", "attention_dropout")
     rates = [getattr(part, name, 0.0) for part in parts for name in names]
     if device.type != "cpu" or precision != "bf16-mixed" or not any(rates):

@@ -128,8 +128,8 @@ class TranslationStudent(Student):
             num_hidden_layers=self.decoder_layers,
             num_attention_heads=heads,
             intermediate_size=self.decoder_intermediate_size or 4 * width,
-            hidden_dropout_prob=self.dropout,
-            attention_probs_dropout_prob=self.dropout,
+            hidden_dropout_prob=self.dropout or 0.0,
+            attention_probs_dropout_prob=self.dropout or 0.0,
             max_position_embeddings=self.max_target_positions,
             type_vocab_size=1,
             is_decoder=True,
@@ -152,7 +152,7 @@ class TranslationStudent(Student):
         if isinstance(teacher, (str, Path)):  # then it is not needed
             return None
         encoder = encoder_of(teacher)
-        config = getattr(encoder, "config", None)
+        config: Any = getattr(encoder, "config", None)
         if self._loads_teacher(teacher) and getattr(config, "is_encoder_decoder", False):
             raise DistillationError(
                 f"No student is cut out of the encoder of a {config.model_type!r} model. Name the encoder: "
@@ -165,18 +165,12 @@ class TranslationStudent(Student):
         own = {"decoder_start_token_id": START, "bos_token_id": START, "eos_token_id": END, "pad_token_id": PAD}
         if self.vocab_size is not None:
             return self.vocab_size, own
-        if self.target_tokenizer is not None:
-            tokenizer = load_target_tokenizer(self.target_tokenizer)
-            start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.pad_token_id
-            ids = {"decoder_start_token_id": start, "eos_token_id": tokenizer.eos_token_id}
-            ids |= {"bos_token_id": start, "pad_token_id": tokenizer.pad_token_id}
-            if missing := [name for name, index in ids.items() if index is None]:
-                raise DistillationError(
-                    f"The target tokenizer {str(self.target_tokenizer)!r} has no {missing[0].removesuffix('_id')}: a "
-                    "translation needs a token for its end, and padding."
-                )
-            return len(tokenizer), ids
-        config = getattr(teacher, "config", None) if isinstance(teacher, nn.Module) else _config_of(teacher)
+        # the folder of a model says more than its tokenizer: how many tokens its decoder knows, and how it begins
+        config: Any = None if self.target_tokenizer is None else _config_of(self.target_tokenizer)
+        if self.target_tokenizer is not None and not getattr(config, "is_encoder_decoder", False):
+            return _of_tokenizer(self.target_tokenizer)
+        if config is None:
+            config = getattr(teacher, "config", None) if isinstance(teacher, nn.Module) else _config_of(teacher)
         if not getattr(config, "is_encoder_decoder", False):
             return VOCABULARY, own
         start = start_token(config)
@@ -184,7 +178,20 @@ class TranslationStudent(Student):
         return decoder_config(config).vocab_size, {"decoder_start_token_id": start, "bos_token_id": start} | named
 
 
-def _config_of(teacher: Any) -> Any:
+def _of_tokenizer(folder: str) -> tuple[int, dict[str, int]]:
+    tokenizer = load_target_tokenizer(folder)
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.pad_token_id
+    ids = {"decoder_start_token_id": start, "eos_token_id": tokenizer.eos_token_id}
+    ids |= {"bos_token_id": start, "pad_token_id": tokenizer.pad_token_id}
+    if missing := [name for name, index in ids.items() if index is None]:
+        raise DistillationError(
+            f"The target tokenizer {str(folder)!r} has no {missing[0].removesuffix('_id')}: a translation needs a "
+            "token for its end, and padding."
+        )
+    return len(tokenizer), ids
+
+
+def _config_of(source: Any) -> Any:
     from lightning_distilbert.teacher import load_config
 
-    return None if teacher is None else load_config(str(teacher))
+    return None if source is None else load_config(str(source))

@@ -232,8 +232,8 @@ def build_student(
     source = _as_model(teacher, auto_class, trust_remote_code)
     if getattr(source.config, "is_encoder_decoder", False):
         raise DistillationError(
-            f"A {type(source).__name__} has an encoder and a decoder, of which no single student is cut. A student that "
-            "translates is a TranslationStudent: with its encoder, and a new decoder."
+            f"A {type(source).__name__} has an encoder and a decoder, of which no single student is cut. A student "
+            "that translates is a TranslationStudent: with its encoder, and a new decoder."
         )
     encoder = backbone(source)
     blocks = layers_of(encoder)

@@ -165,8 +165,9 @@ class Taps:
     def _before_anchor(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = completed(named_arguments(module, args, kwargs), self.batch)
         self._open.clear()  # of a forward that failed, if the caller went on
-        translates = getattr(getattr(self.sources.get("logits"), "config", None), "is_encoder_decoder", False)
-        ids = inputs.get("decoder_input_ids" if translates else "input_ids")  # the logits may be those of a translation
+        head = self.sources.get("logits")
+        translates = getattr(getattr(head, "config", None), "is_encoder_decoder", False)
+        ids = inputs.get("decoder_input_ids" if translates else "input_ids") if head is not None else None
         if self.positions is not None and isinstance(ids, Tensor) and ids.shape != self.positions.shape:
             raise DistillationError(
                 f"The positions of the logits have the shape {tuple(self.positions.shape)}, and the student ran on "

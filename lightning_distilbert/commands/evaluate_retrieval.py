@@ -21,21 +21,25 @@ def main(arguments: Sequence[str]) -> None:
     options = vars(_parser().parse_args(arguments))
     from lightning_distilbert.data.writers import check_output, check_writable, complete
     from lightning_distilbert.report.table import Table
-    from lightning_distilbert.retrieval.evaluate import evaluate_retrieval
+    from lightning_distilbert.retrieval.evaluate import check_fields, evaluate_retrieval
     from lightning_distilbert.retrieval.inputs import open_split
 
     source, ranker, run = options.pop("input"), options.pop("model"), options.pop("run", None)
     name, overwrite = options.pop("output", None), options.pop("overwrite", False)
     output = None if name is None else check_output(name, overwrite, (".json",))
-    for path in (output, None if run is None else Path(run)):
+    run = None if run is None else check_output(run, overwrite, (Path(run).suffix.lower(),))  # of any suffix
+    for path in (output, run):
         if path is not None:
             check_writable(path, "The scores", "--output or --run")
     if options.get("precision") == "auto":
         options["precision"] = None
     split = open_split(source, options.pop("split", "test"), **columns(options))
+    tag = "-".join(Path(ranker).absolute().name.split()) or "lightning-distilbert"
+    if run is not None:
+        check_fields((*split.query_ids, *split.document_ids))
     results = evaluate_retrieval(split, ranker, **options)
     if run is not None:
-        results.write_run(run, tag=Path(ranker).name)
+        results.write_run(run, tag=tag)
     intervals = results.intervals()
     if output is not None:
         report: dict[str, Any] = {
@@ -65,7 +69,7 @@ def _parser() -> PlainParser:
     add("--input", required=True, help="BEIR folder, or file of pairs in columns query and document")
     add("--split", help="split of a folder: train, dev or test (default: test)")
     add("--output", help="file to write the scores to, in total and of each query: .json")
-    add("--overwrite", action="store_true", help="replace the output if it is there")
+    add("--overwrite", action="store_true", help="replace the output and the ranking if they are there")
     add("--run", help="file to write the ranking to, as trec_eval reads it")
     add_search_options(parser)
     for name, default in {"ndcg": 10, "mrr": 10, "recall": 100}.items():

@@ -214,8 +214,9 @@ def with_texts(rows: Sequence[Row], folder: BeirFolder | None, query: str, docum
         return list(rows)
     if folder is None:
         raise DistillationError(
-            f"{where}: rows name their texts by ids alone (columns {list(rows[0])}), and there is no BEIR folder among "
-            "the splits to look them up in. Name one, as in {'train': 'mined.jsonl', 'test': 'a BEIR folder'}."
+            f"{where}: rows have no {_lacking(lacking)} but only ids (columns {list(rows[0])}), and there is no BEIR "
+            "folder among the splits to look them up in. Name the column, or the folder, as in "
+            "{'train': 'mined.jsonl', 'test': 'a BEIR folder'}."
         )
     documents, places = folder.corpus
     found = []
@@ -231,6 +232,10 @@ def with_texts(rows: Sequence[Row], folder: BeirFolder | None, query: str, docum
             new[name] = text if name == "negatives" else text[0]
         found.append(new)
     return found
+
+
+def _lacking(rows: Sequence[tuple[Row, Mapping[str, str]]]) -> str:
+    return " and ".join(repr(name) for name in next(keys for _, keys in rows if keys))
 
 
 def _places(values: Sequence[str]) -> dict[str, int]:

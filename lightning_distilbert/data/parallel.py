@@ -77,7 +77,7 @@ def _files(path: Path, languages: Sequence[str]) -> list[str] | None:
     if len(files) == 1:
         missing = next(language for language, name in found.items() if name is None)
         raise DistillationError(
-            f"There is {files[0]!r} and no {str(path)}.{missing} beside it (nor one that ends in "
+            f"There is {files[0]!r} and no {path!s}.{missing} beside it (nor one that ends in "
             f"{' or '.join(COMPRESSED)}): each text needs its translation."
         )
     return files or None
@@ -186,9 +186,10 @@ def without_empty(pairs: Parallel, where: str) -> Parallel:
     Warns:
         UserWarning: If there are any.
     """
-    assert pairs.translations is not None
-    kept, empty = [], []
-    for number, (text, translation) in enumerate(zip(*pairs, strict=True), start=1):
+    translations = pairs.translations or []
+    kept: list[int] = []
+    empty: list[int] = []
+    for number, (text, translation) in enumerate(zip(pairs.texts, translations, strict=True), start=1):
         (kept if text.strip() and translation.strip() else empty).append(number - 1)
     if not kept:
         raise DistillationError(f"{where}: none of the {len(empty)} pairs has a text on both sides.")
@@ -197,7 +198,7 @@ def without_empty(pairs: Parallel, where: str) -> Parallel:
             f"{where}: {len(empty)} of {len(pairs.texts)} pairs have an empty side and are left out, the first is "
             f"number {empty[0] + 1}."
         )
-    return Parallel([pairs.texts[i] for i in kept], [pairs.translations[i] for i in kept])
+    return Parallel([pairs.texts[i] for i in kept], [translations[i] for i in kept])
 
 
 def name_of(source: Any) -> str:

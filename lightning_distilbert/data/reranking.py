@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -62,6 +63,8 @@ class JoinedBatches:
         max_length: Tokens in a pair at most.
         teacher: How the teacher's tokenizer joins them, where it is another; and its `max_length`.
         multiple_of: Round padded lengths up to a multiple of this.
+        once: Whether a pair that several rows bring stands in the batch once: two rows of one query may draw the same
+            document, which would weigh twice among its candidates.
     """
 
     pad: Callable[[list[Any]], dict[str, Any]]
@@ -69,6 +72,7 @@ class JoinedBatches:
     max_length: int
     teacher: tuple[PairTemplate, int] | None = None
     multiple_of: int | None = None
+    once: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Make a batch with one pair after the other.
@@ -76,17 +80,26 @@ class JoinedBatches:
         Args:
             rows: The rows.
         """
-        queries, documents, labels, numbers = [], [], [], []
+        queries: list[int] = []
+        documents: list[Any] = []
+        labels: list[float] = []
+        numbers: list[int] = []
+        seen: dict[tuple[int, int], int] = {}
         for place, row in enumerate(rows):
             # the first of a training row answers its query, unless nobody knows
             given = row.get("labels")
             given = [row["grade"]] + [0.0] * (len(row["documents"]) - 1) if given is None else given
             for document, index, label in zip(row["documents"], row["document_index"], given, strict=True):
-                if index != NOBODY:
-                    queries.append(place)
-                    documents.append(document)
-                    labels.append(float(label))
-                    numbers.append(int(row["query_index"]))
+                pair = int(row["query_index"]), int(index)
+                if index == NOBODY:
+                    continue
+                if self.once and (known := seen.setdefault(pair, len(labels))) < len(labels):
+                    labels[known] = float(label) if math.isnan(labels[known]) else labels[known]
+                    continue
+                queries.append(place)
+                documents.append(document)
+                labels.append(float(label))
+                numbers.append(pair[0])
         left, right = self.pad([row["query"] for row in rows]), self.pad(documents)
         places = torch.tensor(queries), torch.arange(len(documents))
         batch = self.template.join(left, right, *places, self.max_length, self.multiple_of)
@@ -233,5 +246,5 @@ class RerankingData(TextData):
         teacher = None if other is None else (PairTemplate.of(other), min(self.max_length, other.model_max_length))
         template = PairTemplate.of(self.get_tokenizer())
         return JoinedBatches(
-            super()._collate(train), template, self.effective_max_length(), teacher, self.pad_to_multiple_of
+            super()._collate(train), template, self.effective_max_length(), teacher, self.pad_to_multiple_of, once=train
         )

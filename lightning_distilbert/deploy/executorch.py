@@ -17,11 +17,13 @@ from lightning_distilbert.errors import DistillationError, require
 from lightning_distilbert.loading import short
 
 EXECUTORCH_FILE = "model.pte"
-BATCH = 32  # rows at most: ExecuTorch plans its memory ahead
 
 
 def write_executorch(graph: Graph, folder: Path, positions: int) -> str:
-    """Write the program of a graph.
+    """Write the program of a graph, which takes one row at a time.
+
+    ExecuTorch plans its memory ahead, so that the length needs a limit. Of several rows it would take for question
+    answering only as many as were traced: its lowering (1.5.1, torch 2.13) fixes the axis without a word.
 
     Args:
         graph: The graph.
@@ -36,7 +38,7 @@ def write_executorch(graph: Graph, folder: Path, positions: int) -> str:
     """
     exir = require("executorch.exir", "executorch")
     xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
-    program = trace(graph, BATCH, positions)
+    program = trace(graph, positions)
     try:
         with quietly():
             lowered = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
@@ -79,14 +81,14 @@ class ExecuTorchEngine:
             ) from error
 
     def run(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run a batch, in parts of as many rows as the program has room for.
+        """Run a batch, row by row.
 
         Args:
             batch: int64 arrays by the names of the inputs.
         """
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
-        for start in range(0, len(batch["input_ids"]), BATCH):
-            rows = [torch.from_numpy(batch[name][start : start + BATCH].copy()) for name in self.inputs]
-            for name, tensor in zip(self.outputs, self._method.execute(rows), strict=True):
+        for row in range(len(batch["input_ids"])):
+            inputs = [torch.from_numpy(batch[name][row : row + 1].copy()) for name in self.inputs]
+            for name, tensor in zip(self.outputs, self._method.execute(inputs), strict=True):
                 parts[name].append(tensor.float().numpy().copy())  # the runtime writes there again
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}

@@ -200,13 +200,16 @@ class _Job:
 
     def facts(self, format: str, file: str) -> dict[str, Any]:
         """Return what a manifest says of the graph."""
+        batch: Any = 1 if format == "executorch" else "batch"
         versions = {name: version(name) for name in ("torch", "transformers", *self.packages)}
         return {
             "format": format,
             "task": type(self.module.task).__name__,
             "model": file,
-            "inputs": [{"name": n, "dtype": "int64", "shape": ["batch", "sequence"]} for n in self.graph.inputs],
-            "outputs": [{"name": n, "dtype": "float32", "shape": axes} for n, axes in self.graph.outputs.items()],
+            "inputs": [{"name": n, "dtype": "int64", "shape": [batch, "sequence"]} for n in self.graph.inputs],
+            "outputs": [
+                {"name": n, "dtype": "float32", "shape": [batch, *axes[1:]]} for n, axes in self.graph.outputs.items()
+            ],
             "max_length": room(self.module),
             "parameters": sum(parameter.numel() for parameter in self.graph.model.parameters()),
             "opset": None,

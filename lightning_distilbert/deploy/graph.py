@@ -49,7 +49,7 @@ class Graph(nn.Module):
         >>> sizes = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
         >>> graph = Graph(Retrieval(), BertModel(BertConfig(**sizes)), ("input_ids", "attention_mask"))
         >>> graph.outputs, graph(**graph.example())[0].shape
-        ({'sentence_embedding': ['batch', 'width']}, torch.Size([2, 4]))
+        ({'sentence_embedding': ['batch', 'width']}, torch.Size([7, 4]))
     """
 
     def __init__(self, task: Any, model: nn.Module, names: Any) -> None:
@@ -98,8 +98,11 @@ class Graph(nn.Module):
         return tuple(found[name] for name in self.outputs)
 
     def example(self) -> dict[str, Tensor]:
-        """Return a batch of two texts of unequal lengths, of which no axis is 1, for tracing."""
-        ids = torch.arange(2, 18).remainder(int(getattr(self.model.config, "vocab_size", 18))).view(2, 8)
+        """Return a batch of unequal lengths for tracing, its axes of sizes that hardly anything else has.
+
+        An exporter may take an axis that is as large as the number of labels for that number.
+        """
+        ids = torch.arange(2, 79).remainder(int(getattr(self.model.config, "vocab_size", 79))).view(7, 11)
         mask = torch.ones_like(ids)
         mask[1, 5:] = 0
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}

@@ -17,22 +17,22 @@ from lightning_distilbert.loading import short
 TORCH_FILE = "model.pt2"
 
 
-def trace(graph: Graph, batch: int | None = None, sequence: int | None = None) -> torch.export.ExportedProgram:
-    """Trace a graph with batch and sequence of any size.
+def trace(graph: Graph, longest: int | None = None) -> torch.export.ExportedProgram:
+    """Trace a graph.
 
     Args:
         graph: The graph.
-        batch: The largest number of rows, for a runtime that plans its memory ahead; None is any.
-        sequence: The largest number of tokens; None is any.
+        longest: For a runtime that plans its memory ahead: one row at a time, of so many tokens at most. None is any
+            number of rows of any length.
 
     Raises:
         DistillationError: If torch cannot.
     """
     inputs = graph.example()
-    axes: dict[int, Any] = {
-        0: torch.export.Dim.DYNAMIC if batch is None else torch.export.Dim("batch", min=1, max=batch),
-        1: torch.export.Dim.DYNAMIC if sequence is None else torch.export.Dim("sequence", min=1, max=sequence),
-    }
+    axes: dict[int, Any] = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    if longest is not None:
+        inputs = {name: tensor[:1] for name, tensor in inputs.items()}
+        axes = {1: torch.export.Dim("sequence", min=1, max=longest)}
     try:
         with torch.no_grad(), quietly():
             return torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=dict.fromkeys(inputs, axes))

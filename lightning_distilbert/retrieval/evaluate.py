@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from lightning_distilbert.report.bootstrap import Interval, bootstrap_interval
 from lightning_distilbert.retrieval.bm25 import BM25
 from lightning_distilbert.retrieval.encode import Encoder, encode_corpus, open_encoder
 from lightning_distilbert.retrieval.inputs import open_split
-from lightning_distilbert.retrieval.search import search
+from lightning_distilbert.retrieval.search import check_similarity, search
 
 Run = dict[str, dict[str, float]]
 
@@ -64,9 +64,7 @@ class RetrievalResults:
             DistillationError: If an id or the tag is empty or holds a blank, which the format cannot tell from the
                 next field.
         """
-        for value in (tag, *self.run, *(document for found in self.run.values() for document in found)):
-            if len(value.split()) != 1 or value != value.strip():
-                raise DistillationError(f"{value!r} cannot stand in a TREC run: its fields hold no blanks.")
+        check_fields((tag, *self.run, *(document for found in self.run.values() for document in found)))
         path = Path(path).expanduser()
         with complete(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
             for query, found in self.run.items():
@@ -123,7 +121,10 @@ def evaluate_retrieval(
     depth = max(ndcg_at, mrr_at, recall_at)
     if min(ndcg_at, mrr_at, recall_at) < 1:
         raise DistillationError(f"ndcg_at={ndcg_at}, mrr_at={mrr_at}, recall_at={recall_at}: each must be at least 1.")
-    require("pytrec_eval", extra="retrieval")  # before hours of encoding, and not after them
+    # before hours of encoding, and not after them
+    require("pytrec_eval", extra="retrieval")
+    judgements(data)
+    check_similarity(similarity)
     encoder = None if ranker == "bm25" else open_encoder(ranker, device)
     if encoder is None:
         scores, positions = BM25(data.documents).search(data.queries, depth + ignore_identical_ids)
@@ -185,13 +186,7 @@ def score_run(
         MissingExtraError: If pytrec-eval-terrier is not installed.
     """
     pytrec_eval = require("pytrec_eval", extra="retrieval")
-    for name, ids in (("query", data.query_ids), ("document", data.document_ids)):
-        if len(set(ids)) < len(ids):
-            raise DistillationError(f"{len(ids) - len(set(ids))} of {len(ids)} {name} ids come more than once.")
-    judged = {
-        query: {data.document_ids[place]: whole(grade, query) for place, grade in grades.items()}
-        for query, grades in zip(data.query_ids, data.relevant, strict=True)
-    }
+    judged = judgements(data)
     found = {query: dict(run.get(query, {})) for query in judged}
     measures = {f"ndcg_cut.{ndcg_at}", f"recall.{recall_at}"}
     values = pytrec_eval.RelevanceEvaluator(judged, measures).evaluate(found)
@@ -204,6 +199,38 @@ def score_run(
         f"recall@{recall_at}": [values[query][f"recall_{recall_at}"] for query in judged],
     }
     return {name: torch.tensor(column, dtype=torch.double) for name, column in columns.items()}
+
+
+def judgements(data: RetrievalSplit) -> dict[str, dict[str, int]]:
+    """Return the grades of each query's documents by their ids.
+
+    Args:
+        data: The judgements.
+
+    Raises:
+        DistillationError: If two queries have the same id, or two documents, or a grade is no whole number.
+    """
+    for name, ids in (("query", data.query_ids), ("document", data.document_ids)):
+        if len(set(ids)) < len(ids):
+            raise DistillationError(f"{len(ids) - len(set(ids))} of {len(ids)} {name} ids come more than once.")
+    return {
+        query: {data.document_ids[place]: whole(grade, query) for place, grade in grades.items()}
+        for query, grades in zip(data.query_ids, data.relevant, strict=True)
+    }
+
+
+def check_fields(values: Iterable[str]) -> None:
+    """Refuse ids that cannot stand in a TREC run.
+
+    Args:
+        values: The ids, and the tag of the system.
+
+    Raises:
+        DistillationError: If one is empty or holds a blank.
+    """
+    for value in values:
+        if len(value.split()) != 1 or value != value.strip():
+            raise DistillationError(f"{value!r} cannot stand in a TREC run: its fields hold no blanks.")
 
 
 def whole(grade: float, query: str) -> int:

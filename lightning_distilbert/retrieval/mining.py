@@ -19,7 +19,7 @@ from lightning_distilbert.retrieval.bm25 import BM25
 from lightning_distilbert.retrieval.encode import Encoder, encode_corpus, open_encoder
 from lightning_distilbert.retrieval.inputs import open_split
 from lightning_distilbert.retrieval.scoring import Scorer, score_all
-from lightning_distilbert.retrieval.search import pair_scores, search
+from lightning_distilbert.retrieval.search import check_similarity, pair_scores, search
 
 # what the scores are called in a mined file; what only ranked the documents must not pass for a teacher's
 SCORES, BM25_SCORES = "scores", "bm25_scores"
@@ -164,6 +164,7 @@ def mine_negatives(
     if unknown := [name for name in choice if name not in {field.name for field in fields(Selection)}]:
         raise DistillationError(f"mine_negatives has no option {unknown[0]!r}.")
     wanted = Selection(**choice)
+    check_similarity(similarity)
     path = check_output(output, overwrite, source=None if isinstance(source, RetrievalSplit) else source)
     data = open_split(source, split)
     work = path.with_name(f".{path.name}.work")

@@ -48,8 +48,7 @@ def search(
         >>> positions.tolist(), scores.tolist()
         ([[1, 0]], [[1.0, 0.0]])
     """
-    if similarity not in SIMILARITIES:
-        raise DistillationError(f"similarity={similarity!r} is unknown. Choose one of {', '.join(SIMILARITIES)}.")
+    check_similarity(similarity)
     if top_k < 1 or block < 1:
         raise DistillationError(f"top_k={top_k} and block={block}: both must be at least 1.")
     if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
@@ -72,6 +71,22 @@ def search(
                 scores[row], columns_kept = best(together, top_k)
                 positions[row] = torch.cat([positions[row], columns + start], 1).gather(1, columns_kept)
     return torch.cat(scores), torch.cat(positions)
+
+
+def check_similarity(similarity: str) -> None:
+    """Refuse a name that `search` does not know.
+
+    Args:
+        similarity: The name.
+
+    Raises:
+        DistillationError: If it is none of `SIMILARITIES`.
+
+    Example:
+        >>> check_similarity("cosine")
+    """
+    if similarity not in SIMILARITIES:
+        raise DistillationError(f"similarity={similarity!r} is unknown. Choose one of {', '.join(SIMILARITIES)}.")
 
 
 def home_of(vectors: Vectors) -> torch.device:

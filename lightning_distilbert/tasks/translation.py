@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import EncoderDecoderModel
@@ -125,7 +126,7 @@ class Translation(Task):
         )
         return config
 
-    def generate(self, model: nn.Module, batch: Batch, beams: int | None = None, most: int | None = None) -> Tensor:
+    def generate(self, model: Any, batch: Batch, beams: int | None = None, most: int | None = None) -> Tensor:
         """Translate a batch.
 
         Args:
@@ -234,13 +235,14 @@ class Translation(Task):
         return [text.strip() for text in texts]
 
     def setup(self, module: Any, stage: str) -> None:
-        """Give the metrics the target tokenizer, and refuse a teacher that writes other tokens."""
+        """Give the metrics the target tokenizer, say how they count, and refuse a teacher that writes other tokens."""
         tokenizer = target_tokenizer(module)
-        for metrics in module.metrics.values():
-            if isinstance(metrics, TranslationScores):
-                metrics.tokenizer = tokenizer
-                if stage != "predict":
-                    metrics.counters()  # sacrebleu is missing before training, and not after an epoch of it
+        scores = [metrics for metrics in module.metrics.values() if isinstance(metrics, TranslationScores)]
+        for metrics in scores:
+            metrics.tokenizer = tokenizer
+        if scores and stage != "predict":  # without sacrebleu this fails here, and not after an epoch
+            signatures = ", ".join(f"{name} {signature}" for name, signature in scores[0].signatures.items())
+            rank_zero_info(f"Translations are scored by sacrebleu: {signatures}")
         if stage == "fit":
             check_same_target(module)
 

@@ -14,10 +14,12 @@ import pytest
 from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
+from tests.parallel_texts import save_parallel
 from tests.squad_files import save_squad
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -151,6 +153,25 @@ def test_assistant(
     assert set(json.loads(Path("assistant/intents/config.json").read_text())["lightning_distilbert"]["thresholds"]) == {
         "out_of_scope", "temperature",
     }  # fmt: skip
+
+
+def test_translation(
+    tmp_path: Path, tiny_bert_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    save_parallel(tmp_path / "texts")
+    monkeypatch.chdir(tmp_path)
+    name = "08_translation.py"
+    arguments = [name, "--encoder", str(tiny_bert_dir), "--data", "texts", "--max_epochs", "1", "--vocab_size", "80"]
+    for more in ([], ["--texts", "texts/train.en"]):
+        monkeypatch.setattr(sys, "argv", [*arguments, *more])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        out = capsys.readouterr().out
+        for model in ("teacher", "student"):
+            assert re.search(rf"^{model}: val/bleu \d+\.\d, val/chrf \d+\.\d$", out, re.MULTILINE)
+        assert "A man is walking in the snow. -> " in out
+        assert (tmp_path / "distilled.jsonl").is_file() == bool(more)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "student")
+    assert (model.config.encoder.model_type, model.config.decoder.num_hidden_layers) == ("distilbert", 2)
 
 
 def test_no_example_is_left_out():

@@ -22,6 +22,7 @@ from lightning_distilbert import (
     DistillationError,
     DistillationLoss,
     DistillationModule,
+    HiddenStates,
     SoftTargets,
     Student,
     TextClassification,
@@ -197,6 +198,25 @@ def test_a_config_and_data_that_name_the_labels_in_two_orders_are_refused(tmp_pa
         DistillationError, match=r"config has the labels \['world', .* data \['science', .* another order"
     ):
         fit(Foreign(student), data, DistillationLoss(teacher, objectives=[SoftTargets()]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_labels_matter_to_objectives_on_logits_alone(kind: str, tmp_path: Path, tiny_bert_dir: Path):
+    teacher = save_teacher(tmp_path / "teacher", kind, tiny_bert_dir, permuted=True)
+    config = json.loads((teacher / "config.json").read_text())
+    config["id2label"] = {"0": "O", "1": "B-X", "2": "I-X"}
+    (teacher / "config.json").write_text(json.dumps(config))
+    for objectives in ([HiddenStates()], [HiddenStates(), SoftTargets()]):
+        module = DistillationModule(
+            KINDS[kind][2](KINDS[kind][1]), teacher=str(teacher), student=Student(source=str(tiny_bert_dir)),
+            objectives=objectives,
+        )  # fmt: skip
+        if len(objectives) == 1:
+            assert fit(module, rows_of(kind))[0]["distill/hidden_states"] > 0
+            assert module.labels == tuple(KINDS[kind][1])
+        else:
+            with pytest.raises(DistillationError, match="Use the teacher's names"):
+                fit(module, rows_of(kind))
 
 
 def test_a_second_fit_with_another_teacher_forgets_the_order(tmp_path: Path, tiny_bert_dir: Path):

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from lightning_distilbert import DistillationError, DistillationModule
+from lightning_distilbert import DistillationError, DistillationModule, load
 from lightning_distilbert.cli import RECIPES, main
 from lightning_distilbert.data.masked_words import MaskedWords
+from tests.parallel_texts import TEXTS, save_parallel
 from tests.squad_files import save_squad
 
 CLASSIFIER = ["--data.source", "data", "--data.text", "sentence"]
@@ -39,6 +40,10 @@ ARGUMENTS = {
     "tinybert-intermediate": ["--model.teacher", "teacher", "--model.student.source", "mlm", *CLASSIFIER],
     "tinybert-prediction": ["--model.teacher", "teacher", "--model.student.source", "mlm", *CLASSIFIER],
     "token-classification": ["--model.teacher", "tagger", "--model.student.layers", "2", "--data.source", "ner"],
+    "translation": [
+        *("--model.student.encoder.source", "encoder", "--data.source", "parallel", "--data.languages", "[en, de]"),
+        *("--model.student.vocab_size", "80", "--model.student.decoder_layers", "1"),
+    ],
 }
 HEADS = {
     "retrieval": "DistilBertModel",
@@ -53,6 +58,7 @@ HEADS = {
     "tinybert-intermediate": "BertModel",
     "tinybert-prediction": "BertForSequenceClassification",
     "token-classification": "DistilBertForTokenClassification",
+    "translation": "EncoderDecoderModel",
 }
 
 # what trains no head has no score by which an epoch could be the best
@@ -73,6 +79,7 @@ def workplace(
         shutil.copytree(source, tmp_path / name)
     shutil.copytree(tiny_reader_dir, tmp_path / "reader")
     save_squad(tmp_path / "squad")
+    save_parallel(tmp_path / "parallel")
     shutil.copytree(tiny_tagger_dir, tmp_path / "tagger")
     shutil.copytree(tiny_bert_dir, tmp_path / "intents")
     names = dict(enumerate(["0", "1", "oos"]))
@@ -113,7 +120,8 @@ def test_recipe_trains_two_steps_and_saves_a_student(recipe: str, workplace: Pat
     fit(recipe)
     config = AutoConfig.from_pretrained(workplace / "student")
     assert config.architectures == [HEADS.get(recipe, "DistilBertForSequenceClassification")]
-    assert AutoModel.from_pretrained(workplace / "student").num_parameters() > 0
+    loader = AutoModelForSeq2SeqLM if recipe == "translation" else AutoModel
+    assert loader.from_pretrained(workplace / "student").num_parameters() > 0
     checkpoints = sorted(path.name for path in workplace.glob("runs/**/*.ckpt"))
     assert checkpoints == (["last.ckpt"] if recipe in HEADLESS else ["best.ckpt", "last.ckpt"])
 
@@ -157,6 +165,16 @@ def test_a_tagger_without_a_teacher(workplace: Path):
     config = AutoConfig.from_pretrained("student")
     assert config.architectures == ["BertForTokenClassification"]
     assert config.id2label[1] == "B-PER"
+
+
+def test_a_translator_of_the_recipe_teaches_a_smaller_one(workplace: Path):
+    fit("translation")
+    shutil.move("student", "translator")
+    half = ["--model.student.encoder", "null", "--model.student.vocab_size", "null"]
+    fit("translation", "--model.teacher", "translator", *half)
+    found = load("student")
+    assert (found.student.config.encoder.n_layers, found.student.config.decoder.vocab_size) == (2, 80)
+    assert len(found.predict(TEXTS)) == len(TEXTS)
 
 
 def test_a_student_of_relations_does_not_pose_as_a_masked_language_model(workplace: Path):

@@ -168,3 +168,31 @@ def test_mistakes_of_the_evaluation(workplace: Path, capsys: pytest.CaptureFixtu
     assert "required: --input, --model" in refused(capsys, "evaluate-retrieval")
     Path("scores.json").write_text("precious")
     assert "is there already" in refused(capsys, *good, "--output", "scores.json")
+    assert "is there already" in refused(capsys, *good, "--run", "scores.json")
+    assert "is a folder" in refused(capsys, *good, "--run", "beir")
+    assert Path("scores.json").read_text() == "precious"
+
+
+def test_ids_that_no_ranking_can_hold_are_said_before_the_search(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    corpus = Path("beir", "corpus.jsonl")
+    corpus.write_text(corpus.read_text().replace('"d29"', '"d 29"'))
+    monkeypatch.setattr("lightning_distilbert.retrieval.evaluate.BM25", None)
+    good = ["evaluate-retrieval", "--input", "beir", "--model", "bm25"]
+    assert "'d 29' cannot stand in a TREC run" in refused(capsys, *good, "--run", "run.trec")
+
+
+@pytest.mark.parametrize(("model", "tag"), [("my encoder", "my-encoder"), (".", "my-encoder")])
+def test_the_ranking_is_named_after_any_folder(workplace: Path, monkeypatch: pytest.MonkeyPatch, model: str, tag: str):
+    Path("encoder").rename("my encoder")
+    Path("beir").rename("my encoder data")
+    if model == ".":
+        folder = workplace / "a" / "my encoder"
+        folder.mkdir(parents=True)
+        for file in (workplace / "my encoder").iterdir():
+            (folder / file.name).symlink_to(file.resolve())
+        monkeypatch.chdir(folder)
+    run = workplace / "run.trec"
+    scores("--run", str(run), source=str(workplace / "my encoder data"), model=model)
+    assert {line.split()[-1] for line in run.read_text().splitlines()} == {tag}

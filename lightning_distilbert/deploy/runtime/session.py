@@ -33,7 +33,7 @@ class Session:
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
+        if threads is not None and (type(threads) is not int or threads < 1):
             raise DistillationError(f"threads={threads!r}: it has to be 1 or more, or None for as many as there are.")
         onnxruntime = require("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
@@ -120,7 +120,7 @@ class Session:
         Raises:
             DistillationError: If the batch size is below 1, or onnxruntime fails.
         """
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise DistillationError(f"batch_size={batch_size!r}: it has to be 1 or more.")
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]["input_ids"]), reverse=True)
         while order:

@@ -173,7 +173,7 @@ def test_unknown_ids_are_named(folder, row, message):
 
 
 def test_ids_need_a_folder():
-    with pytest.raises(DistillationError, match=r"by ids alone .* and there is no BEIR folder among the splits"):
+    with pytest.raises(DistillationError, match=r"no 'query' and 'document' but only ids .* no BEIR folder among"):
         with_texts([{"query_id": "7", "document_id": "d0"}], None, "query", "document", "here")
     rows = [{"query": "a", "document": "b", "query_id": "7"}]
     assert with_texts(rows, None, "query", "document", "here") == rows

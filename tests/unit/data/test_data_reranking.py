@@ -107,10 +107,25 @@ def test_labelled_pairs(tokenizer):
     (batch,) = RerankingData({"train": LABELLED}, tokenizer=tokenizer).train_dataloader()
     # each row with an answer, or of which nobody knows, comes with what does not answer its query
     assert pairs_of(tokenizer, batch) == {
-        "who sleeps": [("a dog", 0.0), ("a dog", 0.0), ("the cat", 2.0), ("the man", 1.0)],
+        "who sleeps": [("a dog", 0.0), ("the cat", 2.0), ("the man", 1.0)],
         "who reads": [("a dog", NAN), ("the child", 0.0)],
         "who is slow": [("the man", 0.0)],
     }
+
+
+def test_a_pair_of_several_rows_is_trained_on_once(tokenizer):
+    rows = [
+        {"query": "who sleeps", "document": text, "label": label}
+        for text, label in [("the cat", 1), ("the man", 1), ("a dog", 0), ("the child", 0)]
+    ]
+    unlabelled = [{"query": "who sleeps", "document": "a dog"}, {"query": "who sleeps", "document": "a tree"}]
+    data = RerankingData({"train": rows, "test": rows * 2}, tokenizer=tokenizer, batch_size=9, unlabelled=unlabelled)
+    (batch,) = data.train_dataloader()
+    both = [("a dog", 0.0), ("a tree", NAN), ("the cat", 1.0), ("the child", 0.0), ("the man", 1.0)]
+    assert pairs_of(tokenizer, batch) == {"who sleeps": both}
+    # and predictions are one for each row
+    (batch,) = data.predict_dataloader()
+    assert len(batch["input_ids"]) == 8
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_a_query_that_finds_nothing_scores_nothing(data: RetrievalSplit):
 def test_judgements_are_checked(data: RetrievalSplit, changes: dict, message: str):
     split = RetrievalSplit(**{**vars(data), **changes})
     with pytest.raises(DistillationError, match=message):
-        evaluate_retrieval(split, "bm25")
+        evaluate_retrieval(split, "no such folder")  # before an encoder is loaded
 
 
 def test_settings_are_checked(data: RetrievalSplit, encoder: DistillationModule, tmp_path: Path):
@@ -156,7 +156,7 @@ def test_settings_are_checked(data: RetrievalSplit, encoder: DistillationModule,
         with pytest.raises(DistillationError, match=f"{name}=0"):
             evaluate_retrieval(data, "bm25", **{name: 0})
     with pytest.raises(DistillationError, match="'l2' is unknown"):
-        evaluate_retrieval(data, encoder, similarity="l2")
+        evaluate_retrieval(data, "no such folder", similarity="l2")
     results = evaluate_retrieval(data, "bm25")
     for tag in ("my run", "", "a\n"):
         with pytest.raises(DistillationError, match="cannot stand in a TREC run"):

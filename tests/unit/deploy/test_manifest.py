@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_distilbert.deploy.manifest import MANIFEST, hash_file, read_manifest, write_manifest
+from lightning_distilbert.errors import DistillationError
+
+FACTS = {"format": "onnx", "task": "Retrieval", "model": "model.onnx", "inputs": [], "outputs": []}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model.onnx").write_bytes(b"a graph of some bytes")
+    (tmp_path / "config.json").write_text("{}")
+    write_manifest(tmp_path, FACTS)
+    return tmp_path
+
+
+def test_every_file_is_listed_with_its_hash_and_size(folder: Path):
+    files = read_manifest(folder)["files"]
+    assert sorted(files) == ["config.json", "model.onnx"]
+    data = b"a graph of some bytes"
+    assert files["model.onnx"] == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    assert hash_file(folder / "config.json") == files["config.json"]["sha256"]
+
+
+def test_writing_again_does_not_list_the_manifest(folder: Path):
+    assert MANIFEST not in write_manifest(folder, FACTS)["files"]
+
+
+def change(folder: Path, **values: object) -> None:
+    told = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(told | values))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda f: (f / "model.onnx").write_bytes(b"a graph"),
+            "is not whole: it has 7 bytes, and was exported with 21",
+        ),
+        (lambda f: (f / "model.onnx").write_bytes(b"a graph of some Bytes"), "is not the file that was exported"),
+        (lambda f: (f / "model.onnx").unlink(), "lists 'model.onnx', which is not there"),
+        (lambda f: (f / MANIFEST).unlink(), "has no manifest.json, so it is no artefact"),
+        (lambda f: (f / MANIFEST).write_text("{"), "cannot be read"),
+        (lambda f: (f / MANIFEST).write_text("[]"), "is no manifest"),
+        (lambda f: (f / MANIFEST).write_text('{"format": "onnx"}'), "it needs format, task, model"),
+        (lambda f: change(f, manifest_version=2), "is of version 2"),
+        (lambda f: change(f, files=["model.onnx"]), "lists no files by name"),
+        (lambda f: change(f, files={"../x": {}}), "lists '../x', which is not there"),
+    ],
+)
+def test_damaged_artefact_is_refused(folder: Path, spoil, message: str):
+    spoil(folder)
+    with pytest.raises(DistillationError, match=message):
+        read_manifest(folder)
+
+
+def test_files_are_not_looked_at_unasked(folder: Path):
+    (folder / "model.onnx").write_bytes(b"")
+    assert read_manifest(folder, verify=False)["model"] == "model.onnx"
