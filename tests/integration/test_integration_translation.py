@@ -16,6 +16,7 @@ from transformers import (
     DistilBertTokenizer,
     MarianConfig,
     MarianMTModel,
+    MarianTokenizer,
     PreTrainedTokenizerFast,
 )
 
@@ -281,3 +282,39 @@ def test_the_command_line_translates_files(translator: Path, tmp_path: Path, cap
     # the rows are training data as they are
     source = TranslationData({"train": str(tmp_path / "distilled.jsonl")}, batch_size=5)
     trainer(max_epochs=1).fit(distilled(str(translator)), source)
+
+
+@pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning", "ignore:Recommended. pip install sacremoses")
+def test_marian_s_own_tokenizer_reads_one_language_and_writes_the_other(tiny_bert_dir: Path, tmp_path: Path):
+    pieces = pytest.importorskip("sentencepiece")
+    folder = tmp_path / "marian"
+    folder.mkdir()
+    ids = {"</s>": 0, "<unk>": 1}
+    for name, texts in (("source", TEXTS), ("target", WANTED)):
+        (tmp_path / "texts").write_text("\n".join(texts * 20), encoding="utf-8")
+        pieces.SentencePieceTrainer.train(
+            input=str(tmp_path / "texts"), model_prefix=str(folder / name), vocab_size=40, hard_vocab_limit=False,
+            minloglevel=2,
+        )  # fmt: skip
+        (folder / f"{name}.model").rename(folder / f"{name}.spm")
+        model = pieces.SentencePieceProcessor(str(folder / f"{name}.spm"))
+        for index in range(model.get_piece_size()):
+            ids.setdefault(model.id_to_piece(index), len(ids))
+    ids["<pad>"] = pad = len(ids)
+    (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
+    files = [str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")]
+    MarianTokenizer(*files, source_lang="en", target_lang="de", model_max_length=32).save_pretrained(folder)
+    teacher = marian(len(ids))
+    for config in (teacher.config, teacher.generation_config):
+        config.pad_token_id, config.eos_token_id, config.decoder_start_token_id = pad, 0, pad
+    teacher.save_pretrained(folder)
+
+    described = TranslationStudent(str(tiny_bert_dir), **TINY_DECODER)
+    module = distilled(str(folder), [SoftTargets(weight=0.1)], student=described)
+    fitted = trainer(max_epochs=180, limit_val_batches=0)
+    fitted.fit(module, data())
+    assert module.predict(TEXTS) == WANTED
+    assert load(module.save_student(tmp_path / "student")).predict(TEXTS) == WANTED
+    fitted.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = DistillationModule.load_from_checkpoint(tmp_path / "last.ckpt", teacher=None, weights_only=True)
+    assert loaded.predict(TEXTS) == WANTED

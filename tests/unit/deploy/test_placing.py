@@ -48,9 +48,14 @@ def test_old_artefact_is_replaced_as_a_whole(tmp_path: Path):
 def test_nothing_is_left_of_a_failure(tmp_path: Path, error: BaseException):
     target = tmp_path / "a" / "b"
     wanted = DistillationError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(wanted), placed(target) as work:
-        (work / "model.onnx").write_text("half")
-        raise error
+
+    def fail() -> None:
+        with placed(target) as work:
+            (work / "model.onnx").write_text("half")
+            raise error
+
+    with pytest.raises(wanted):
+        fail()
     assert not any(tmp_path.iterdir())
 
 
