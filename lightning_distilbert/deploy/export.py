@@ -178,9 +178,8 @@ def _check_options(format: str, evaluation: Any, min_retention: float, calibrati
             "FILE, or calibration=...)."
         )
     if calibration is not None and not needs:
-        raise DistillationError(
-            f"{format} takes no calibration rows{'' if format != 'onnx-int8' else ' unless static'}."
-        )
+        unless = ", unless static is set" if format == "onnx-int8" else ""
+        raise DistillationError(f"{format} takes no calibration rows{unless}. Leave them out.")
 
 
 class _Job:

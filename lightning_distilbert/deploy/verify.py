@@ -290,8 +290,8 @@ def retention(own: float, student: float, mode: str = "max") -> float:
         mode: ``"max"`` if a higher score is better, ``"min"`` if a lower one is: the share is then turned over.
 
     Example:
-        >>> retention(0.72, 0.8), retention(2.5, 2.0, mode="min"), retention(-0.1, 0.0)
-        (0.9, 0.8, 0.0)
+        >>> retention(0.4, 0.8), retention(2.5, 2.0, mode="min"), retention(-0.1, 0.0)
+        (0.5, 0.8, 0.0)
     """
     if not math.isfinite(own):
         return 0.0

@@ -79,7 +79,7 @@ def test_a_head_for_text_classification_is_copied_layer_by_layer(name):
 def test_a_head_of_other_labels_or_another_task_starts_fresh():
     names = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
     teacher = model_of("bert", AutoModelForTokenClassification, **names)
-    for overrides in ({"num_labels": 3}, {"id2label": {0: "yes", 1: "no"}}):
+    for overrides in ({"num_labels": 3}, {"id2label": {0: "yes", 1: "perhaps"}}):
         student = build_student(teacher, 2, auto_class="AutoModelForTokenClassification", **overrides)
         assert not torch.isin(student.classifier.bias, teacher.classifier.bias).any()
     student = build_student(teacher, 2, auto_class="AutoModelForSequenceClassification")

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lightning_distilbert.deploy.engines import load_artefact
+from lightning_distilbert.deploy.export import export
+from lightning_distilbert.deploy.openvino import OpenVINOEngine, OpenVINOQuantizer
+from lightning_distilbert.errors import DistillationError
+from tests.students import FILMS
+
+pytest.importorskip("openvino")
+FACTS = {"inputs": [{"name": "input_ids"}, {"name": "attention_mask"}], "outputs": [{"name": "logits"}]}
+
+
+def test_float_artefact(classifier: Path, films: list[dict[str, Any]], tmp_path: Path):
+    done = export(classifier, tmp_path / "a", "openvino", films, min_retention=0.9)
+    assert {"openvino_model.xml", "openvino_model.bin"} <= set(done.manifest["files"])
+    assert done.size > 4 * done.manifest["parameters"]
+    assert done.manifest["verification"]["computed_in"] in ("f32", "bf16", "f16")
+    answers = load_artefact(done.folder, threads=1).predict(FILMS)
+    assert sum(a["label"] == row["label"] for a, row in zip(answers, films, strict=True)) >= 0.9 * len(films)
+    exact = OpenVINOEngine(done.folder / "openvino_model.xml", FACTS, threads=1, precision="f32")
+    assert exact.precision == "f32"
+    (done.folder / "openvino_model.bin").unlink()
+    with pytest.raises(DistillationError, match="cannot be run by OpenVINO"):
+        OpenVINOEngine(done.folder / "openvino_model.xml", FACTS)
+
+
+def test_int8_artefact_by_calibration(classifier: Path, films: list[dict[str, Any]], tmp_path: Path):
+    pytest.importorskip("nncf")
+    done = export(classifier, tmp_path / "a", "openvino-int8", films, min_retention=0.3, calibration=FILMS[:10])
+    assert done.manifest["quantization"]["calibration_rows"] == 10
+    assert done.manifest["quantization"]["left_in_float"] == []
+    assert 'element_type="i8"' in (done.folder / "openvino_model.xml").read_text()
+    assert done.manifest["verification"]["max_difference"] > 1e-3
+
+
+def test_blocks_in_float_are_not_quantised(exported: Path, tmp_path: Path):
+    pytest.importorskip("nncf")
+    row = {"input_ids": np.array([[2, 50, 3]]), "attention_mask": np.ones((1, 3), dtype=np.int64)}
+    quantizer = OpenVINOQuantizer(exported / "model.onnx", [row] * 4)
+    assert quantizer.blocks == ["embeddings", "layer 0", "layer 1", "head"]
+    counts = []
+    for left in ([], ["layer 1"]):
+        quantizer.write(tmp_path, left)
+        counts.append((tmp_path / "openvino_model.xml").read_text().count('type="FakeQuantize"'))
+        text = (tmp_path / "openvino_model.xml").read_text()
+        assert ("layer.1.ffn.lin1" in text) is True
+    assert counts[1] < counts[0]
