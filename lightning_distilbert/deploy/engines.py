@@ -46,8 +46,8 @@ class Engine(Protocol):
 ENGINES: dict[str, Callable[[Path, Mapping[str, Any], int | None], Engine]] = {
     "onnx": lambda path, facts, threads: Session(path, threads),
     "onnx-int8": lambda path, facts, threads: Session(path, threads),
-    "openvino": lambda path, facts, threads: openvino.OpenVINOEngine(path, facts, threads),
-    "openvino-int8": lambda path, facts, threads: openvino.OpenVINOEngine(path, facts, threads),
+    "openvino": lambda path, facts, threads: openvino.OpenVINOEngine(path, facts, threads, facts.get("precision")),
+    "openvino-int8": lambda path, facts, threads: openvino.OpenVINOEngine(path, facts, threads, facts.get("precision")),
     "torch-export": lambda path, facts, threads: torch_export.TorchEngine(path, facts, threads),
     "executorch": lambda path, facts, threads: executorch.ExecuTorchEngine(path, facts, threads),
 }

@@ -71,7 +71,7 @@ class Graph(nn.Module):
             )
         self.outputs = OUTPUTS[task.auto_class]
         self.task = task
-        self.model = copy.deepcopy(model).cpu().float()
+        self.model: Any = copy.deepcopy(model).cpu().float()
         if hasattr(self.model, "set_attn_implementation"):
             self.model.set_attn_implementation("eager")
         self.eval()

@@ -166,7 +166,7 @@ def test_bad_models_are_refused(exported: Path, tiny_teacher_dir: Path, tmp_path
     with pytest.raises(DistillationError, match="no weights"):
         export(exported, tmp_path / "a")
     with pytest.raises(DistillationError, match="give a folder, or a DistillationModule"):
-        export(3, tmp_path / "a")  # type: ignore[arg-type]
+        export(3, tmp_path / "a")
     untrained = DistillationModule(TextClassification(num_labels=3), student=Student(source=str(tiny_teacher_dir)))
     untrained.student.config.fresh_head = True
     with pytest.raises(DistillationError, match="was never trained"):

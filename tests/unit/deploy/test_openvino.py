@@ -48,6 +48,4 @@ def test_blocks_in_float_are_not_quantised(exported: Path, tmp_path: Path):
     for left in ([], ["layer 1"]):
         quantizer.write(tmp_path, left)
         counts.append((tmp_path / "openvino_model.xml").read_text().count('type="FakeQuantize"'))
-        text = (tmp_path / "openvino_model.xml").read_text()
-        assert ("layer.1.ffn.lin1" in text) is True
     assert counts[1] < counts[0]
