@@ -71,9 +71,10 @@ class Graph(nn.Module):
             )
         self.outputs = OUTPUTS[task.auto_class]
         self.task = task
-        self.model: Any = copy.deepcopy(model).cpu().float()
-        if hasattr(self.model, "set_attn_implementation"):
-            self.model.set_attn_implementation("eager")
+        own: Any = copy.deepcopy(model).cpu().float()
+        if hasattr(own, "set_attn_implementation"):
+            own.set_attn_implementation("eager")
+        self.model: Any = own
         self.eval()
 
     def forward(
