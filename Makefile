@@ -27,10 +27,8 @@ help: ## show the targets
 quickstart: $(VENV)/.quickstart ## distil a real pretrained teacher on this machine, no hub needed
 	@$(BIN)/lightning-distilbert quickstart
 
-# the first file takes a worker of xdist down with it after many other tests, for a reason not found yet
 test: $(VENV)/.dev ## run every test, doctest and documented code block
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit/deploy/test_runtime_alone.py
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/unit/deploy/test_runtime_alone.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: lint types ## lint, formatting and types
 

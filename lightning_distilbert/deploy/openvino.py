@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ from lightning_distilbert.errors import DistillationError, require
 from lightning_distilbert.loading import short
 
 OPENVINO_FILE = "openvino_model.xml"
+
+
+@cache
+def _core() -> Any:
+    """Return the one ``Core`` of this process, with its plugin for the processor loaded.
+
+    The plugin sets a stack for signals and, at its end, sets again the one that it found. Where two of them end out of
+    order that one is freed memory, and the process dies of its next signal, such as a child's end
+    (seen in openvino 2026.4): so the first one never ends.
+    """
+    core = require("openvino", "openvino").Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")
+    return core
 
 
 def write_openvino(source: Path, folder: Path) -> str:
@@ -48,6 +62,7 @@ class OpenVINOQuantizer:
 
     def __init__(self, source: Path, calibration: Sequence[dict[str, np.ndarray]]) -> None:
         self._openvino, self._nncf = require("openvino", "openvino"), require("nncf", "openvino")
+        _core()  # before NNCF makes its own
         self.source = source
         self.calibration = calibration
         kinds = {"MatMul", "Gather"}
@@ -123,7 +138,7 @@ class OpenVINOEngine:
         options |= {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
         options |= {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
         try:
-            self._model = openvino.Core().compile_model(str(path), "CPU", options)
+            self._model = _core().compile_model(str(path), "CPU", options)
         except Exception as error:  # RuntimeError, with pages of text
             raise DistillationError(
                 f"{str(path)!r} cannot be run by OpenVINO {openvino.__version__} ({short(error)}). Are both files "

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from lightning_distilbert.deploy.engines import load_artefact
 from lightning_distilbert.deploy.export import export
-from lightning_distilbert.deploy.openvino import OpenVINOEngine, OpenVINOQuantizer
+from lightning_distilbert.deploy.openvino import OpenVINOEngine, OpenVINOQuantizer, write_openvino
 from lightning_distilbert.errors import DistillationError
 from tests.students import FILMS
 
@@ -49,3 +51,25 @@ def test_blocks_in_float_are_not_quantised(exported: Path, tmp_path: Path):
         quantizer.write(tmp_path, left)
         counts.append((tmp_path / "openvino_model.xml").read_text().count('type="FakeQuantize"'))
     assert counts[1] < counts[0]
+
+
+ENDS = """
+import gc, signal, subprocess, sys
+from pathlib import Path
+from lightning_distilbert.deploy.openvino import OpenVINOEngine
+facts = {"inputs": [{"name": "input_ids"}, {"name": "attention_mask"}], "outputs": [{"name": "logits"}]}
+engines = [OpenVINOEngine(Path(sys.argv[1]), facts, threads=1) for _ in range(2)]
+while engines:
+    engines.pop(0)
+    gc.collect()
+signal.signal(signal.SIGCHLD, lambda *_: print("a child ended"))
+subprocess.run([sys.executable, "-c", ""], timeout=60)
+"""
+
+
+def test_a_signal_after_engines_ended_does_not_kill_the_process(exported: Path, tmp_path: Path):
+    graph = write_openvino(exported / "model.onnx", tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-c", ENDS, str(tmp_path / graph)], capture_output=True, text=True, timeout=200
+    )
+    assert (result.returncode, result.stdout) == (0, "a child ended\n"), result.stderr[-2000:]
