@@ -4,10 +4,12 @@
     python -m benchmarks.recipes --table docs/results.md   # from the stored results
 
 The teacher is all-MiniLM-L6-v2 (6 layers), fine-tuned on the task. Each student is cut out of it (3 layers) and takes
-the same number of steps; recipes of two stages share them half and half. The score is the last step's on the dev set.
+the same number of steps; recipes of two stages share them half and half. Two more take four times as many, one of them
+with the pairs of sentences of the other tasks as unlabelled text. The score is the last step's on the dev set.
 """
 
 import argparse
+import csv
 import statistics
 
 from pytorch_lightning import seed_everything
@@ -51,7 +53,11 @@ RECIPES = {
     "patient": [("patient", None, None)],
     "close": [(closely, 0.0, 0.0)],
     "close + labels": [(closely, 1.0, 0.0)],
+    "close + labels, 4 x steps": [(closely, 1.0, 0.0)],
+    "close + labels, 4 x steps, unlabelled pairs": [(closely, 1.0, 0.0)],
 }
+PAIRS = ("MRPC", "RTE", "STS-B")
+LONG = {name: PAIRS for name in RECIPES if "4 x" in name}  # the tasks that they are for
 
 
 def accuracy(logits, labels):
@@ -68,13 +74,26 @@ def head_of(name):
     return TextClassification(labels=NAMES[name])
 
 
+def other_pairs(name):
+    """Training pairs of the other tasks, in the columns of this one."""
+    rows = []
+    for other in PAIRS:
+        if other != name:
+            with open(root() / f"glue/{other}/train.tsv", encoding="utf-8-sig", newline="") as file:
+                found = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+                rows += [[row[column] for column in TASKS[other]["text"]] for row in found]
+    return [dict(zip(TASKS[name]["text"], pair, strict=True)) for pair in rows]
+
+
 def run(name, recipe, seed):
     key = f"{name}/{recipe}/{seed}"
-    if key in STORE.read():
+    if key in STORE.read() or name not in LONG.get(recipe, TASKS):
         return
     task, folder = TASKS[name], CACHE / "recipes" / f"{name}-teacher"
     files = {"train": root() / f"glue/{name}/train.tsv", "validation": root() / f"glue/{name}/dev.tsv"}
-    data = TextClassificationData(files, text=task["text"], label=task["label"], batch_size=task["batch"], seed=seed)
+    columns = {"text": task["text"], "label": task["label"]}
+    unlabelled = other_pairs(name) if recipe.endswith("unlabelled pairs") else None
+    data = TextClassificationData(files, **columns, batch_size=task["batch"], seed=seed, unlabelled=unlabelled)
     seed_everything(seed)
     seconds, model = 0.0, None
     if recipe == "teacher":
@@ -82,7 +101,7 @@ def run(name, recipe, seed):
         seconds = fit(module, data, max_steps=task["teacher"], max_epochs=-1)
         module.save_student(folder)
     else:
-        stages = RECIPES[recipe]
+        stages, times = RECIPES[recipe], 4 if recipe in LONG else 1
         for objectives, task_weight, dropout in stages:
             spec = Student(layers=3, source=str(folder), dropout=dropout)
             module = DistillationModule(
@@ -95,7 +114,7 @@ def run(name, recipe, seed):
                 tokenizer=str(folder),
             )
             model = module.student
-            seconds += fit(module, data, max_steps=task["student"] // len(stages), max_epochs=-1)
+            seconds += fit(module, data, max_steps=times * task["student"] // len(stages), max_epochs=-1)
     logits, labels = predict(module, data.val_dataloader())
     metric = spearman if name == "STS-B" else accuracy
     interval = bootstrap_interval([logits, labels], lambda z, y: float(metric(z, y)))
