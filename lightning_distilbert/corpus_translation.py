@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 
 from lightning_distilbert.data.readers import SUFFIXES, Row, iter_rows, kind_of
 from lightning_distilbert.data.text_files import TextFile
-from lightning_distilbert.data.writers import check_output, check_writable
+from lightning_distilbert.data.writers import check_output
 from lightning_distilbert.errors import DistillationError, check_choice
+from lightning_distilbert.placing import check_writable
 from lightning_distilbert.precision import auto_precision
 from lightning_distilbert.saved import load
 

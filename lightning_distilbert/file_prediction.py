@@ -12,8 +12,9 @@ import torch
 from tqdm.auto import tqdm
 
 from lightning_distilbert.data.readers import Row, iter_rows, kind_of, open_text
-from lightning_distilbert.data.writers import check_output, check_writable, complete, write_rows
+from lightning_distilbert.data.writers import check_output, complete, write_rows
 from lightning_distilbert.errors import DistillationError, check_choice
+from lightning_distilbert.placing import check_writable
 from lightning_distilbert.precision import auto_precision
 from lightning_distilbert.saved import load
 from lightning_distilbert.tasks.base import Task

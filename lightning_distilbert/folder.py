@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,6 +24,7 @@ from transformers import (
 from lightning_distilbert.architectures import backbone, unwrap
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.loading import quiet
+from lightning_distilbert.placing import placed
 from lightning_distilbert.spec import to_plain
 
 Pooling = Literal["mean", "cls"]
@@ -205,7 +204,7 @@ def save_student(
     # a link stays a link: what it points to is replaced
     target = Path(path).expanduser().resolve()
     _check_target(target, overwrite)
-    with quiet(), _replacing(target) as folder:
+    with quiet(), placed(target, "model folder", carried=_is_users) as folder:
         student.save_pretrained(folder)
         _write_tokenizer(tokenizer, folder, max_length or longest)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -229,6 +228,10 @@ def _check_pooling(model: PreTrainedModel, pooling: str | None) -> None:
         )
 
 
+def _is_users(name: str) -> bool:
+    return not any(fnmatch.fnmatch(name, pattern) for pattern in MODEL_FILES)
+
+
 def _check_target(target: Path, overwrite: bool) -> None:
     if not target.exists():
         return
@@ -242,69 +245,6 @@ def _check_target(target: Path, overwrite: bool) -> None:
             f"The folder {str(target)!r} holds {', '.join(inside[:3])} and no config.json: it is no model folder, and "
             "is not replaced. Choose a new or an empty folder."
         )
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Give a folder to write into and put it in the target's place if all went well."""
-    created: list[Path] = []
-    temporary: Path | None = None
-    try:
-        for parent in reversed([folder for folder in target.parents if not folder.exists()]):
-            parent.mkdir()
-            created.append(parent)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-        yield temporary
-        _open_permissions(temporary)
-        _swap(temporary, target)
-    except BaseException as error:  # Ctrl-C must leave nothing behind either
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for parent in reversed(created):
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        # safetensors reports a full disk as an error of its own
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise DistillationError(
-                f"The folder {str(target)!r} could not be written ({error}). Nothing was changed there. "
-                "Choose a folder that you may write to, on a disk with room."
-            ) from error
-        raise
-
-
-def _open_permissions(folder: Path) -> None:
-    """Give what `mkdtemp` and safetensors made for the owner alone the usual permissions."""
-    mask = os.umask(0)
-    os.umask(mask)
-    folder.chmod(0o777 & ~mask)
-    for item in folder.rglob("*"):
-        item.chmod((0o777 if item.is_dir() else 0o666) & ~mask)
-
-
-def _swap(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        os.replace(temporary, target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    moved = old / target.name
-    try:
-        # copied and not moved, so that the old folder is whole if it has to stay
-        for item in target.iterdir():
-            if any(fnmatch.fnmatch(item.name, pattern) for pattern in MODEL_FILES):
-                continue
-            if item.is_dir() and not item.is_symlink():
-                shutil.copytree(item, temporary / item.name, symlinks=True)
-            else:
-                shutil.copy2(item, temporary / item.name, follow_symlinks=False)
-        os.replace(target, moved)
-        os.replace(temporary, target)
-    except BaseException:
-        if moved.exists() and not target.exists():
-            os.replace(moved, target)
-        with contextlib.suppress(OSError):
-            old.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -19,7 +19,8 @@ def main(arguments: Sequence[str]) -> None:
         arguments: The options.
     """
     options = vars(_parser().parse_args(arguments))
-    from lightning_distilbert.data.writers import check_output, check_writable, complete
+    from lightning_distilbert.data.writers import check_output, complete
+    from lightning_distilbert.placing import check_writable
     from lightning_distilbert.report.table import Table
     from lightning_distilbert.retrieval.evaluate import check_fields, evaluate_retrieval
     from lightning_distilbert.retrieval.inputs import open_split

@@ -16,7 +16,8 @@ def main(arguments: Sequence[str]) -> None:
         arguments: The options.
     """
     options = vars(_parser().parse_args(arguments))
-    from lightning_distilbert.data.writers import check_output, check_writable
+    from lightning_distilbert.data.writers import check_output
+    from lightning_distilbert.placing import check_writable
     from lightning_distilbert.retrieval.inputs import open_split
     from lightning_distilbert.retrieval.mining import mine_negatives
     from lightning_distilbert.retrieval.scoring import PairScorer

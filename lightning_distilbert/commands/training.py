@@ -15,10 +15,10 @@ from lightning_distilbert import data, evaluation
 from lightning_distilbert._compat import FLAVOUR, LightningDataModule
 from lightning_distilbert.checkpoints import check_content, check_file
 from lightning_distilbert.commands.mistakes import check_config, explain
-from lightning_distilbert.data.writers import check_writable
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import _check_target
 from lightning_distilbert.module import CHECKPOINT_KEY, DistillationModule
+from lightning_distilbert.placing import check_writable
 from lightning_distilbert.precision import auto_precision
 
 LightningCLI: Any = importlib.import_module(f"{FLAVOUR}.cli").LightningCLI

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,28 +44,6 @@ def check_output(
             "--overwrite, or overwrite=True."
         )
     return path
-
-
-def check_writable(target: Path, what: str, option: str) -> None:
-    """Refuse a place where nothing can be written, before hours of work rather than after them.
-
-    Args:
-        target: The file or folder to be written.
-        what: What it is to hold, such as ``"The student"``.
-        option: The option that names it.
-
-    Raises:
-        DistillationError: If the folder that it is to lie in is none, or may not be written to.
-
-    Example:
-        >>> check_writable(Path("/tmp/new/student"), "The student", "--student_dir")
-    """
-    above = next(folder for folder in target.expanduser().absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise DistillationError(
-            f"{what} cannot be saved in {str(target)!r}: {str(above)!r} is no folder that you may write to. "
-            f"Choose another {option}."
-        )
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import torch
 
 from lightning_distilbert.deploy.graph import Graph
 from lightning_distilbert.deploy.onnx import quietly
-from lightning_distilbert.deploy.placing import is_disk_error
 from lightning_distilbert.deploy.torch_export import trace
 from lightning_distilbert.errors import DistillationError, require
 from lightning_distilbert.loading import short
+from lightning_distilbert.placing import is_disk_error
 
 EXECUTORCH_FILE = "model.pte"
 

@@ -18,7 +18,7 @@ from lightning_distilbert.deploy.graph import Graph
 from lightning_distilbert.deploy.manifest import write_manifest
 from lightning_distilbert.deploy.onnx import FLOAT_FILE, OPSET, opset_of, write_onnx
 from lightning_distilbert.deploy.openvino import OpenVINOQuantizer, write_openvino
-from lightning_distilbert.deploy.placing import check_target, placed
+from lightning_distilbert.deploy.placing import check_target
 from lightning_distilbert.deploy.quantization import OnnxQuantizer
 from lightning_distilbert.deploy.sensitivity import quantize
 from lightning_distilbert.deploy.torch_export import write_torch
@@ -26,6 +26,7 @@ from lightning_distilbert.deploy.verify import Checked, Verifier
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.folder import student_tokenizer, tokenizer_files
 from lightning_distilbert.module import CHECKPOINT_KEY, DistillationModule
+from lightning_distilbert.placing import placed
 from lightning_distilbert.prediction import room
 from lightning_distilbert.saved import load
 from lightning_distilbert.spec import to_plain
@@ -140,7 +141,7 @@ def export(
         seen = [{name: row[name] for name in job.graph.inputs} for row in seen]
     verifier = Verifier(module, job.graph, measured, min_retention)
     lost = ""
-    with placed(place) as folder:
+    with placed(place, "artefact") as folder:
         scratch = folder / ".scratch"
         scratch.mkdir()
         if format in FLOAT_OF:

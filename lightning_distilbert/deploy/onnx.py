@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from lightning_distilbert.deploy.graph import Graph
-from lightning_distilbert.deploy.placing import is_disk_error
 from lightning_distilbert.errors import DistillationError, require
 from lightning_distilbert.loading import short
+from lightning_distilbert.placing import is_disk_error
 
 FLOAT_FILE = "model.onnx"
 # the first that has GELU as one operator; layer normalisation is one since 17. onnxruntime runs it from 1.17 on

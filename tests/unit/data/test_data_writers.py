@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from lightning_distilbert.data.writers import check_output, check_writable, complete, write_rows
+from lightning_distilbert.data.writers import check_output, complete, write_rows
 from lightning_distilbert.errors import DistillationError
 
 
@@ -68,14 +67,3 @@ def test_bad_places_are_refused(name: str, options: dict, message: str, tmp_path
         check_output(name, **options)
     assert check_output("there.jsonl", overwrite=True, source=[]) == Path("there.jsonl")
     assert check_output("A.JSONL") == Path("A.JSONL")
-
-
-def test_place_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    check_writable(tmp_path / "new" / "a", "It", "--output")
-    (tmp_path / "file").touch()
-    with pytest.raises(DistillationError, match=r"It cannot be saved in .*file' is no folder.*Choose another --output"):
-        check_writable(tmp_path / "file" / "a", "It", "--output")
-    # the super-user of a container may write everywhere
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(DistillationError, match="no folder that you may write to"):
-        check_writable(tmp_path / "new" / "a", "It", "--output")
