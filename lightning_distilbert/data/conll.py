@@ -10,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from lightning_distilbert.data.readers import JSON_SUFFIXES, Row, kind_of, open_text
-from lightning_distilbert.data.sources import SPLIT_NAMES, open_splits, split_name
+from lightning_distilbert.data.sources import SPLIT_NAMES, one_file_each, open_splits, split_name
 from lightning_distilbert.errors import DistillationError
 
 ROW_SUFFIXES = (*JSON_SUFFIXES, ".parquet")
@@ -125,16 +125,4 @@ def tagged_splits(source: Any) -> dict[str, Any]:
         known = (*COLUMN_SUFFIXES, *ROW_SUFFIXES, *(f".{name}" for names in SPLIT_NAMES.values() for name in names))
         if split is not None and path.is_file() and kind_of(path) in (*known, ".testa", ".testb", ""):
             found.setdefault(split, []).append(path)
-    for split, paths in found.items():
-        if len(paths) > 1:
-            raise DistillationError(
-                f"{folder} has more than one file for {split!r}: {[path.name for path in paths]}. "
-                "Pass a mapping from split to file instead of the folder."
-            )
-    if not found:
-        content = sorted(path.name for path in folder.iterdir())
-        raise DistillationError(
-            f"{folder} has no file named after a split, such as eng.train, train.txt or dev.jsonl. It has "
-            f"{content[:10]}. Pass a mapping from split to file."
-        )
-    return {split: found[split][0] for split in SPLIT_NAMES if split in found}
+    return one_file_each(folder, found, "such as eng.train, train.txt or dev.jsonl")

@@ -140,6 +140,20 @@ def _open_folder(folder: Path) -> dict[str, Any]:
             split = split_name(path.name.split(".")[0])
             if split is not None:
                 found.setdefault(split, []).append(path)
+    return one_file_each(folder, found, f"({_known_names()}) with one of the suffixes {', '.join(SUFFIXES)}")
+
+
+def one_file_each(folder: Path, found: Mapping[str, Sequence[Path]], kinds: str) -> dict[str, Path]:
+    """Return the file of each split of a folder, in the usual order of splits.
+
+    Args:
+        folder: The folder.
+        found: The files of each split.
+        kinds: Which files count, for the error.
+
+    Raises:
+        DistillationError: If there is no file, or more than one of a split.
+    """
     for split, paths in found.items():
         if len(paths) > 1:
             raise DistillationError(
@@ -149,7 +163,7 @@ def _open_folder(folder: Path) -> dict[str, Any]:
     if not found:
         content = sorted(path.name for path in folder.iterdir())
         raise DistillationError(
-            f"{folder} has no file named after a split ({_known_names()}) with one of the suffixes "
-            f"{', '.join(SUFFIXES)}. It has {content[:10]}."
+            f"{folder} has no file named after a split {kinds}. It has {content[:10]}. "
+            "Pass a mapping from split to file."
         )
     return {split: found[split][0] for split in SPLIT_NAMES if split in found}
