@@ -5,8 +5,9 @@ Names are imported when they are first used, so that reading a script needs no t
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lightning_distilbert._lazy import attach
 
 if TYPE_CHECKING:
     from lightning_distilbert.assistant.dialogue import Assistant, Context, Reply
@@ -28,11 +29,4 @@ _HOME = {
 __all__ = ["Assistant", "Context", "Found", "Intent", "Knowledge", "Passage", "Reply", "Script", "read_script"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = attach(__name__, _HOME)

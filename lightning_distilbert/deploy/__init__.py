@@ -5,10 +5,11 @@ Names are imported when they are first used: `lightning_distilbert.deploy.runtim
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from lightning_distilbert._lazy import attach
 
 if TYPE_CHECKING:
     from lightning_distilbert.deploy.engines import load_artefact
@@ -20,10 +21,7 @@ _HOME = {"Exported": "export", "export": "export", "load_artefact": "engines", "
 __all__ = ["Exported", "export", "load_artefact", "read_manifest"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = attach(__name__, _HOME)
 
 
 class _Package(ModuleType):
@@ -34,7 +32,3 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
