@@ -18,7 +18,7 @@ from lightning_distilbert.data.encoding import Padding, encode, pad_batch
 from lightning_distilbert.data.inputs import split_pairs
 from lightning_distilbert.data.readers import describe
 from lightning_distilbert.deploy.engines import to_arrays
-from lightning_distilbert.deploy.graph import INPUTS
+from lightning_distilbert.deploy.graph import INPUTS, mask_of
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.prediction import room
 
@@ -30,6 +30,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "RetrievalData": (("query", "document"), None),
     "RerankingData": (("query", "document"), "label"),
     "MaskedLMData": (("text",), None),
+    "TranslationData": (("text",), "target"),
 }
 SPLITS = {"validation": ("validate", "val_dataloader"), "test": ("test", "test_dataloader")}
 CALIBRATION_ROWS = 256
@@ -75,6 +76,8 @@ def open_evaluation(
     else:
         one = isinstance(source, Sequence) and not isinstance(source, str)
         file = isinstance(source, (str, Path)) and Path(source).expanduser().is_file()
+        if isinstance(source, (str, Path)) and (reading or {}).get("languages"):  # the name that two files share
+            file = not Path(source).expanduser().is_dir()
         data = make_data(module, {split or "validation": source} if one or file else source, reading)
     before = data.trainer
     try:
@@ -135,17 +138,18 @@ def single_rows(batch: Arrays) -> list[Arrays]:
     """Return the rows of a batch one by one, without padding; one without a token is left out.
 
     Args:
-        batch: Arrays of shape ``(batch, sequence)``, ``attention_mask`` among them.
+        batch: Arrays of shape ``(batch, sequence)``, ``attention_mask`` among them; of translations, whose names begin
+            with ``decoder_``, with a mask of their own.
 
     Example:
         >>> rows = single_rows({"input_ids": np.array([[5, 6], [7, 0]]), "attention_mask": np.array([[1, 1], [1, 0]])})
         >>> [row["input_ids"].tolist() for row in rows]
         [[[5, 6]], [[7]]]
     """
-    real = batch["attention_mask"].astype(bool)
+    real = {name: batch[mask_of(name)].astype(bool) for name in batch}
     return [
-        {name: array[row : row + 1, mask] for name, array in batch.items()}
-        for row, mask in enumerate(real)
+        {name: array[row : row + 1, real[name][row]] for name, array in batch.items()}
+        for row, mask in enumerate(real["attention_mask"])
         if mask.any()
     ]
 

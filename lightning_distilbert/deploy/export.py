@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lightning_distilbert import __version__, evaluation
 from lightning_distilbert.deploy import evaluation_data
-from lightning_distilbert.deploy.executorch import write_executorch
-from lightning_distilbert.deploy.graph import Graph
+from lightning_distilbert.deploy.job import FLOAT_OF, FORMATS, Job
 from lightning_distilbert.deploy.manifest import write_manifest
-from lightning_distilbert.deploy.onnx import FLOAT_FILE, OPSET, opset_of, write_onnx
-from lightning_distilbert.deploy.openvino import OpenVINOQuantizer, write_openvino
+from lightning_distilbert.deploy.onnx import OPSET
 from lightning_distilbert.deploy.placing import check_target
-from lightning_distilbert.deploy.quantization import OnnxQuantizer
+from lightning_distilbert.deploy.runtime.folder import model_files
 from lightning_distilbert.deploy.sensitivity import quantize
-from lightning_distilbert.deploy.torch_export import write_torch
 from lightning_distilbert.deploy.verify import Checked, Verifier
 from lightning_distilbert.errors import DistillationError, check_choice
-from lightning_distilbert.folder import student_tokenizer, tokenizer_files
-from lightning_distilbert.module import CHECKPOINT_KEY, DistillationModule
+from lightning_distilbert.module import DistillationModule
 from lightning_distilbert.placing import placed
-from lightning_distilbert.prediction import room
 from lightning_distilbert.saved import load
-from lightning_distilbert.spec import to_plain
-
-# the formats, and the packages whose versions a manifest tells
-FORMATS: dict[str, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "onnx-int8": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "openvino"),
-    "openvino-int8": ("onnx", "onnxscript", "openvino", "nncf"),
-    "torch-export": (),
-    "executorch": ("executorch",),
-}
-FLOAT_OF = {"onnx-int8": "onnx", "openvino-int8": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -58,8 +38,8 @@ class Exported:
     @property
     def size(self) -> int:
         """The bytes of the model's files, without tokenizer and config."""
-        stem = Path(self.manifest["model"]).stem
-        return sum(told["bytes"] for name, told in self.manifest["files"].items() if Path(name).stem == stem)
+        stems = [Path(name).stem for name in model_files(self.folder, self.manifest)]
+        return sum(told["bytes"] for name, told in self.manifest["files"].items() if Path(name).stem in stems)
 
     @property
     def retention(self) -> float | None:
@@ -92,8 +72,8 @@ def export(
     Args:
         model: The folder of a saved student, or of another model that `lightning_distilbert.load` loads; or a module.
         target: The folder to write.
-        format: ``"onnx"``, ``"onnx-int8"``, ``"openvino"``, ``"openvino-int8"``, ``"executorch"`` or
-            ``"torch-export"``.
+        format: ``"onnx"``, ``"onnx-int8"``, ``"openvino"``, ``"openvino-int8"``, ``"executorch"``,
+            ``"torch-export"``, ``"keras"`` or ``"litert"``.
         evaluation: Rows with labels: a data module, or what the task's data module reads, such as a file. An int8
             format needs them, unless `min_retention` is 0.
         min_retention: The share of the student's score that the artefact has to keep, from 0 to 1.
@@ -127,7 +107,7 @@ def export(
     module = load(model) if isinstance(model, (str, Path)) else model
     if not isinstance(module, DistillationModule):
         raise DistillationError(f"model={type(module).__name__}: give a folder, or a DistillationModule.")
-    job = _Job(module, format, opset)
+    job = Job(module, format, opset, static)
     rows = sum(tensor.numel() for tensor in module.student.state_dict().values())
     # at 4 bytes each: the float file, an int8 one, and what comes in between
     place = check_target(target, overwrite, needed=rows * (12 if format in FLOAT_OF else 5))
@@ -145,8 +125,7 @@ def export(
         scratch = folder / ".scratch"
         scratch.mkdir()
         if format in FLOAT_OF:
-            write_onnx(job.graph, scratch / FLOAT_FILE, opset)
-            verifier.compare(scratch, job.facts("onnx", FLOAT_FILE))
+            verifier.compare(scratch, job.write_float("onnx", scratch, scratch))
             facts, checked, lost = _quantized(job, verifier, folder, scratch, seen, reduce_range)
         else:
             facts = job.write_float(format, folder, scratch)
@@ -183,81 +162,12 @@ def _check_options(format: str, evaluation: Any, min_retention: float, calibrati
         raise DistillationError(f"{format} takes no calibration rows{unless}. Leave them out.")
 
 
-class _Job:
-    """A student on its way: its graph, and what is written of it in each format."""
-
-    def __init__(self, module: DistillationModule, format: str, opset: int) -> None:
-        config: Any = getattr(module.student, "config", None)
-        if getattr(config, "fresh_head", False):
-            raise DistillationError(
-                f"The head of this {type(module.student).__name__} was never trained: its answers would be random. "
-                "Train it first."
-            )
-        self.module, self.opset = module, opset
-        self.tokenizer = student_tokenizer(module.tokenizer, module.student)
-        self.graph = Graph(module.task, module.student, self.tokenizer.model_input_names)
-        self.packages = FORMATS[format]
-
-    def facts(self, format: str, file: str) -> dict[str, Any]:
-        """Return what a manifest says of the graph."""
-        batch: Any = 1 if format == "executorch" else "batch"
-        versions = {name: version(name) for name in ("torch", "transformers", *self.packages)}
-        return {
-            "format": format,
-            "task": type(self.module.task).__name__,
-            "model": file,
-            "inputs": [{"name": n, "dtype": "int64", "shape": [batch, "sequence"]} for n in self.graph.inputs],
-            "outputs": [
-                {"name": n, "dtype": "float32", "shape": [batch, *axes[1:]]} for n, axes in self.graph.outputs.items()
-            ],
-            "max_length": room(self.module),
-            "parameters": sum(parameter.numel() for parameter in self.graph.model.parameters()),
-            "opset": None,
-            "quantization": None,
-            "versions": {"lightning_distilbert": __version__, **versions},
-        }
-
-    def write_float(self, format: str, folder: Path, scratch: Path) -> dict[str, Any]:
-        """Write a float model and return what the manifest says of it."""
-        if format == "torch-export":
-            return self.facts(format, write_torch(self.graph, folder))
-        if format == "executorch":
-            return self.facts(format, write_executorch(self.graph, folder, room(self.module)))
-        source = (folder if format == "onnx" else scratch) / FLOAT_FILE
-        if not source.exists():
-            write_onnx(self.graph, source, self.opset)
-        file = FLOAT_FILE if format == "onnx" else write_openvino(source, folder)
-        return self.facts(format, file) | {"opset": opset_of(source)}
-
-    def write_texts(self, folder: Path) -> None:
-        """Write tokenizer and config: what a runtime needs beside the model."""
-        files = tokenizer_files(self.tokenizer)
-        config = json.loads(files["tokenizer_config.json"]) | {"model_max_length": room(self.module)}
-        files["tokenizer_config.json"] = _json(config)
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        student: Any = self.module.student
-        values = json.loads(student.config.to_json_string())
-        values = {name: value for name, value in values.items() if name not in (CHECKPOINT_KEY, "fresh_head")}
-        labels = self.module.labels
-        if labels:
-            values["id2label"] = {str(index): label for index, label in enumerate(labels)}
-            values["label2id"] = {label: index for index, label in enumerate(labels)}
-        details = to_plain(evaluation.details(self.module), "the student's details")
-        values["architectures"] = [type(self.graph.model).__name__]
-        values[CHECKPOINT_KEY] = {**details, "labels": list(labels) if labels else None}
-        (folder / "config.json").write_text(_json(values), encoding="utf-8")
-
-
 def _quantized(
-    job: _Job, verifier: Verifier, folder: Path, scratch: Path, seen: Any, reduce_range: bool | None
+    job: Job, verifier: Verifier, folder: Path, scratch: Path, seen: Any, reduce_range: bool | None
 ) -> tuple[dict[str, Any], Checked, str]:
     """Write an int8 model, or the float one where the gate is not met; return also what was lost then."""
-    onnx = "onnxruntime" in job.packages
-    format = "onnx-int8" if onnx else "openvino-int8"
-    source = scratch / FLOAT_FILE
-    quantizer: Any = OnnxQuantizer(source, reduce_range, seen) if onnx else OpenVINOQuantizer(source, seen)
-    facts = job.facts(format, quantizer.file) | {"opset": opset_of(source)}
+    format, quantizer = job.format, job.quantizer(scratch, seen, reduce_range)
+    facts = job.facts(format, quantizer.file) | {"opset": job.opset_of(scratch)}
     checked, left, tried = quantize(quantizer, verifier, facts, folder, scratch / "rank")
     if checked.passed:
         return facts | {"quantization": quantizer.describe(left) | {"attempts": tried}}, checked, ""
@@ -265,8 +175,6 @@ def _quantized(
     for path in folder.iterdir():
         if path != scratch:
             path.unlink()
-    if onnx:
-        shutil.move(source, folder / FLOAT_FILE)
     facts = job.write_float(FLOAT_OF[format], folder, scratch)
     return facts, verifier.check(folder, facts), lost
 
@@ -281,10 +189,6 @@ def _lost(facts: Mapping[str, Any], checked: Checked, left: Any = ()) -> str:
         f"({found['student'][metric]:.4f} became {'none' if own is None else f'{own:.4f}'}){spared}: "
         f"at least {found['min_retention']:.2%} was asked for."
     )
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _now() -> str:

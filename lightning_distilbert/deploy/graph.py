@@ -13,6 +13,8 @@ from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.tasks.base import call_model
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# which input tells the real places along an axis: of a text, or of its translation
+MASKS = {"sequence": "attention_mask", "target": "decoder_attention_mask"}
 # the outputs by the head's auto class, each with its axes
 OUTPUTS: dict[str, dict[str, list[str]]] = {
     "AutoModelForSequenceClassification": {"logits": ["batch", "labels"]},
@@ -39,6 +41,7 @@ class Graph(nn.Module):
     Attributes:
         inputs: The names of the inputs, int64 of shape ``(batch, sequence)`` each.
         outputs: The names of the outputs and their axes.
+        readers: The config of what reads the inputs, by what their names begin with.
 
     Raises:
         DistillationError: If the task's outputs are not known, or the model takes no attention mask.
@@ -51,6 +54,8 @@ class Graph(nn.Module):
         >>> graph.outputs, graph(**graph.example())[0].shape
         ({'sentence_embedding': ['batch', 'width']}, torch.Size([7, 4]))
     """
+
+    settings: dict[str, Any] | None = None  # of a search: there is none
 
     def __init__(self, task: Any, model: nn.Module, names: Any) -> None:
         super().__init__()
@@ -75,6 +80,7 @@ class Graph(nn.Module):
         if hasattr(own, "set_attn_implementation"):
             own.set_attn_implementation("eager")
         self.model: Any = own
+        self.readers = {"": getattr(own, "config", None)}
         self.eval()
 
     def forward(
@@ -108,3 +114,21 @@ class Graph(nn.Module):
         mask[1, 5:] = 0
         values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
         return {name: values[name] for name in self.inputs}
+
+    def signature(self) -> dict[str, tuple[str, list[str | int]]]:
+        """Return the type and the axes of each input."""
+        return {name: ("int64", ["batch", "sequence"]) for name in self.inputs}
+
+    def axes(self) -> dict[str, Any]:
+        """Return the axes of each input that are of any size, as torch's exporter takes them."""
+        return {name: {0: "batch", 1: "sequence"} for name in self.inputs}
+
+
+def mask_of(name: str) -> str:
+    """Return the name of the input that tells where another one is padded.
+
+    Example:
+        >>> mask_of("token_type_ids"), mask_of("decoder_input_ids")
+        ('attention_mask', 'decoder_attention_mask')
+    """
+    return MASKS["target" if name.startswith("decoder_") else "sequence"]

@@ -29,7 +29,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write the manifest of a folder that is complete otherwise.
 
     Args:
-        folder: The folder; all files in it are listed with their hash and size.
+        folder: The folder; all files in it and in its sub-folders are listed with their hash and size.
         facts: What else the manifest says; plain values.
 
     Returns:
@@ -44,9 +44,9 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         (5, 'Retrieval')
     """
     files = {
-        path.name: {"sha256": hash_file(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MANIFEST
+        path.relative_to(folder).as_posix(): {"sha256": hash_file(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
     }
     manifest: dict[str, Any] = {"manifest_version": VERSION, **facts, "files": files}
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
@@ -112,7 +112,8 @@ def verify_files(folder: Path, files: Any) -> None:
         raise DistillationError(f"{folder / MANIFEST} lists no files by name. Export the student again.")
     for name, told in files.items():
         path = folder / name
-        if path.name != name or not path.is_file():  # a name with a path in it is none of ours
+        inside = not {"", ".", ".."} & {*str(name).split("/")} and "\\" not in str(name)  # no name of ours leads out
+        if not inside or not path.is_file():
             raise DistillationError(f"{folder / MANIFEST} lists {name!r}, which is not there. Export or copy it again.")
         size = path.stat().st_size
         if size != told.get("bytes"):

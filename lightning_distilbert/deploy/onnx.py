@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from lightning_distilbert.deploy.graph import Graph
 from lightning_distilbert.errors import DistillationError, require
 from lightning_distilbert.loading import short
 from lightning_distilbert.placing import is_disk_error
@@ -23,14 +22,14 @@ OPSET = 20
 LIMIT = 2 * 1024**3  # of a file of protocol buffers
 
 
-def write_onnx(graph: Graph, path: Path, opset: int = OPSET) -> None:
+def write_onnx(graph: Any, path: Path, opset: int = OPSET) -> None:
     """Export a graph with batch and sequence of any size.
 
     Nodes are called by the part of the model that they come from (``encoder.layer.0.output.dense/node_MatMul_9``).
     What the exporter notes about the machine, such as paths of source files, is left out.
 
     Args:
-        graph: The graph.
+        graph: A `Graph`, or one of the two of a `Seq2SeqGraph`.
         path: The file to write.
         opset: The version of ONNX's operator set.
 
@@ -48,9 +47,9 @@ def write_onnx(graph: Graph, path: Path, opset: int = OPSET) -> None:
             program = torch.onnx.export(
                 graph,
                 kwargs=inputs,
-                input_names=list(inputs),
+                input_names=list(graph.inputs),
                 output_names=list(graph.outputs),
-                dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in inputs},
+                dynamic_shapes=graph.axes(),
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,

@@ -14,7 +14,6 @@ import numpy as np
 from lightning_distilbert.deploy.onnx import quietly
 from lightning_distilbert.errors import require
 
-INT8_FILE = "model_int8.onnx"
 LAYER = re.compile(r"(?:^|\.)(\d+)(?=[./]|$)")
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -62,9 +61,8 @@ class OnnxQuantizer:
 
     Attributes:
         blocks: The parts of the model that hold something to quantise, in their order.
+        file: The name of the int8 file: ``model_int8.onnx`` of ``model.onnx``.
     """
-
-    file = INT8_FILE
 
     def __init__(
         self,
@@ -75,6 +73,7 @@ class OnnxQuantizer:
         require("onnxruntime", "onnx")
         self._model = require("onnx", "onnx").load(str(source))
         _fold_transposed(self._model.graph)
+        self.file = f"{source.stem}_int8.onnx"
         self.calibration = calibration
         self.reduce_range = not has_vnni() if reduce_range is None else reduce_range
         self._nodes: dict[str, list[str]] = {}
@@ -121,6 +120,37 @@ class OnnxQuantizer:
             else:
                 options["activation_type"] = tools.QuantType.QUInt8
                 tools.quantize_static(model, path, _reader(tools, self.calibration), **options)
+        return self.file
+
+
+class PairQuantizer:
+    """Makes int8 files of the two graphs of a student that translates.
+
+    Args:
+        encoder: The quantiser of the first graph.
+        decoder: That of the second.
+
+    Attributes:
+        blocks: The parts of both, in their order: ``"encoder layer 0"``, ``"decoder head"`` and so on. Keys and values
+            of the decoder's attention to the text are computed in the first graph, with the layer of that number.
+        file: The name of the first int8 file.
+    """
+
+    def __init__(self, encoder: OnnxQuantizer, decoder: OnnxQuantizer) -> None:
+        self._parts = {"encoder": encoder, "decoder": decoder}
+        self.blocks = [f"{name} {block}" for name, part in self._parts.items() for block in part.blocks]
+        self.file = encoder.file
+
+    def describe(self, left_in_float: Collection[str] = ()) -> dict[str, Any]:
+        """Return the choices as plain values, for the manifest."""
+        left = [block for block in self.blocks if block in left_in_float]
+        return self._parts["encoder"].describe() | {"left_in_float": left}
+
+    def write(self, folder: Path, left_in_float: Collection[str] = ()) -> str:
+        """Write both int8 files; see `OnnxQuantizer.write`."""
+        for name, part in self._parts.items():
+            left = [block.removeprefix(f"{name} ") for block in left_in_float if block.startswith(f"{name} ")]
+            part.write(folder, left)
         return self.file
 
 

@@ -12,18 +12,20 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from lightning_distilbert.deploy.engines import ArtefactModel, Engine, open_engine, to_arrays, twin
+from lightning_distilbert.deploy.engines import Engine, as_student, open_engine, to_arrays, twin
 from lightning_distilbert.deploy.evaluation_data import Arrays, Evaluation, single_rows
-from lightning_distilbert.deploy.graph import Graph
+from lightning_distilbert.deploy.graph import MASKS
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.evaluation import THRESHOLD
+from lightning_distilbert.metrics_translation import TranslationScores
 from lightning_distilbert.prediction import evaluating
+from lightning_distilbert.target_tokenizer import target_tokenizer
 
 ROWS = 64  # on which outputs are compared number by number
 ALONE = 8  # of these, rows of all lengths that are run once more one by one
 # the largest difference of a float graph, as a share of the spread of its outputs
 TOLERANCE = 1e-3
-FLOATS = ("onnx", "torch-export", "executorch", "openvino")
+FLOATS = ("onnx", "torch-export", "executorch", "openvino", "keras", "litert")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Verifier:
 
     Args:
         module: The `DistillationModule`.
-        graph: Its graph.
+        graph: Its `Graph`, or `Seq2SeqGraph`.
         evaluation: Rows with labels; None compares outputs alone, on rows of random tokens.
         min_retention: The share of the student's score that an artefact has to keep.
 
@@ -54,7 +56,7 @@ class Verifier:
         DistillationError: If the evaluation data give no score.
     """
 
-    def __init__(self, module: Any, graph: Graph, evaluation: Evaluation | None, min_retention: float) -> None:
+    def __init__(self, module: Any, graph: Any, evaluation: Evaluation | None, min_retention: float) -> None:
         self.module, self.graph, self.evaluation, self.min_retention = module, graph, evaluation, min_retention
         self.batches = real_batches(graph, evaluation) if evaluation is not None else random_batches(graph)
         with torch.no_grad():
@@ -139,7 +141,7 @@ class Verifier:
         engine, measured = self.compare(folder, facts)
         if self.evaluation is None:
             return Checked(measured, None, True)
-        model = ArtefactModel(engine, getattr(self.graph.model, "config", None))
+        model = as_student(engine, getattr(self.graph.model, "config", None), self.graph.settings)
         own = scores(twin(self.module, model), self.evaluation, facts["format"])
         kept = retention(own.get(self.metric, math.nan), self.scores[self.metric], self.mode)
         measured["evaluation"] = {
@@ -174,9 +176,8 @@ class Verifier:
     def _values(self, found: Sequence[Arrays]) -> list[np.ndarray]:
         values = []
         for batch, outputs in zip(self.batches, found, strict=True):
-            real = batch["attention_mask"].astype(bool)
             for name, axes in self.graph.outputs.items():
-                values.append(outputs[name][real if "sequence" in axes else real.any(axis=1)].ravel())
+                values.append(outputs[name][_real(batch, axes)].ravel())
         return values
 
     def _padding(self, engine: Engine) -> float:
@@ -187,9 +188,9 @@ class Verifier:
         worst = 0.0
         for place, row in enumerate(rows):
             alone = engine.run(row)
-            for name, axes in self.graph.outputs.items():
-                mine = together[name][place, : _length(row)] if "sequence" in axes else together[name][place]
-                worst = max(worst, float(np.abs(mine - alone[name][0]).max()))
+            for name in self.graph.outputs:
+                own = alone[name][0]
+                worst = max(worst, float(np.abs(together[name][place][: len(own)] - own).max()))
         return worst
 
 
@@ -197,11 +198,17 @@ def _length(row: Arrays) -> int:
     return row["input_ids"].shape[1]
 
 
+def _real(batch: Arrays, axes: Sequence[Any]) -> np.ndarray:
+    """Return where an output counts: at real tokens, or in rows that have one."""
+    mask = next((batch[MASKS[axis]] for axis in axes if axis in MASKS), None)
+    return np.asarray((batch["attention_mask"] != 0).any(axis=1) if mask is None else mask != 0)
+
+
 def _padded(rows: Sequence[Arrays], pad_id: int) -> Arrays:
-    longest = max(map(_length, rows))
+    longest = {name: max(row[name].shape[1] for row in rows) for name in rows[0]}
 
     def pad(row: Arrays, name: str) -> np.ndarray:
-        missing = ((0, 0), (0, longest - _length(row)))
+        missing = ((0, 0), (0, longest[name] - row[name].shape[1]))
         return np.pad(row[name], missing, constant_values=pad_id if name == "input_ids" else 0)
 
     return {name: np.concatenate([pad(row, name) for row in rows]) for name in rows[0]}
@@ -212,7 +219,7 @@ def tensors(batch: Arrays) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
-def real_batches(graph: Graph, evaluation: Evaluation) -> list[Arrays]:
+def real_batches(graph: Any, evaluation: Evaluation) -> list[Arrays]:
     """Return the first batches of the evaluation, a share of each loader, as the graph's inputs."""
     batches = []
     for loader in evaluation.loaders:
@@ -230,17 +237,19 @@ def real_batches(graph: Graph, evaluation: Evaluation) -> list[Arrays]:
     return batches
 
 
-def random_batches(graph: Graph, length: int = 32) -> list[Arrays]:
+def random_batches(graph: Any, length: int = 32) -> list[Arrays]:
     """Return rows of random tokens of unequal lengths, the same for ever."""
-    config = getattr(graph.model, "config", None)
-    length = max(4, min(length, int(getattr(config, "max_position_embeddings", length)) // 2))
     draw = np.random.default_rng(0)
     batches = []
     for _ in range(ROWS // 8):
-        ids = draw.integers(0, int(getattr(config, "vocab_size", 100)), size=(8, length))
-        lengths = draw.integers(2, length + 1, size=8)
-        mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
-        batch = {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        batch: Arrays = {}
+        for prefix, config in graph.readers.items():
+            width = max(4, min(length, int(getattr(config, "max_position_embeddings", length)) // 2))
+            ids = draw.integers(0, int(getattr(config, "vocab_size", 100)), size=(8, width))
+            lengths = draw.integers(2, width + 1, size=8)
+            mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+            values = {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            batch |= {f"{prefix}{name}": array for name, array in values.items()}
         batches.append({name: batch[name] for name in graph.inputs})
     return batches
 
@@ -261,6 +270,8 @@ def scores(module: Any, evaluation: Evaluation, name: str) -> dict[str, float]:
     task.name_labels(metrics, module.labels)
     if isinstance(getattr(metrics, "thresholds", None), dict):
         metrics.thresholds = dict(module.thresholds)
+    if isinstance(metrics, TranslationScores):
+        metrics.tokenizer = target_tokenizer(module)
     loss, rows = 0.0, 0
     with evaluating(module):
         for loader in evaluation.loaders:

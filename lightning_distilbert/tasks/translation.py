@@ -105,14 +105,24 @@ class Translation(Task):
             return
         if isinstance(pooler := getattr(model.encoder, "pooler", None), nn.Module):
             pooler.requires_grad_(False)  # DDP refuses parameters that never get a gradient
-        model.generation_config = self._generation(model, self.num_beams, self.max_length)
+        model.generation_config = self.search_settings(model)
         model.generation_config.max_length = model.generation_config.max_new_tokens + 1  # with the start
         model.generation_config.max_new_tokens = None
 
-    def _generation(self, model: Any, beams: int, most: int | None) -> Any:
-        """Return how to search: the model's own rules, such as tokens that it may not write, with these options."""
+    def search_settings(self, model: Any, beams: int | None = None, most: int | None = None) -> Any:
+        """Return how to search: the model's own rules, such as tokens that it may not write, with these options.
+
+        Args:
+            model: The student.
+            beams: In place of `num_beams`.
+            most: In place of `max_length`.
+
+        Returns:
+            A ``GenerationConfig``.
+        """
         config = copy.deepcopy(model.generation_config)
         longest = target_positions(model.config)
+        beams, most = beams or self.num_beams, most or self.max_length
         config.update(
             decoder_start_token_id=start_token(model.config),
             pad_token_id=model.config.pad_token_id,
@@ -138,7 +148,7 @@ class Translation(Task):
         Returns:
             The tokens of the translations without their start, of shape ``(batch, tokens)``.
         """
-        config = self._generation(model, beams or self.num_beams, most or self.max_length)
+        config = self.search_settings(model, beams, most)
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
         found: Tensor = model.generate(**inputs, generation_config=config)
         return found[:, 1:]

@@ -10,9 +10,10 @@ import numpy as np
 
 from lightning_distilbert.data.inputs import question_pairs
 from lightning_distilbert.deploy.runtime import predictors, vectors
-from lightning_distilbert.deploy.runtime.folder import Description, describe
+from lightning_distilbert.deploy.runtime.folder import TARGET, Description, describe
 from lightning_distilbert.deploy.runtime.session import Session
 from lightning_distilbert.deploy.runtime.tokens import TextTokenizer
+from lightning_distilbert.deploy.runtime.translator import Translator
 from lightning_distilbert.errors import DistillationError
 
 
@@ -22,7 +23,8 @@ class Artefact:
     Args:
         description: What its folder says.
         tokenizer: Its tokenizer.
-        session: Its model.
+        session: Its model; of a student that translates both of its graphs.
+        writer: The tokenizer of its translations, if it translates.
 
     Attributes:
         task: The name of its task, such as ``"TextClassification"``.
@@ -33,7 +35,13 @@ class Artefact:
         max_length: Tokens of a text at most, special ones included; what is longer is cut, or read in windows.
     """
 
-    def __init__(self, description: Description, tokenizer: TextTokenizer, session: Session) -> None:
+    def __init__(
+        self,
+        description: Description,
+        tokenizer: TextTokenizer,
+        session: Any,
+        writer: TextTokenizer | None = None,
+    ) -> None:
         self.task = description.task
         self.options: Mapping[str, Any] = description.options
         self.labels = description.labels
@@ -42,6 +50,8 @@ class Artefact:
         self.max_length = min(tokenizer.max_length, description.positions or tokenizer.max_length)
         self.tokenizer = tokenizer
         self.session = session
+        self.writer: Any = writer
+        self.rules: Any = description.search
         self._predict = predictors.PREDICTORS[self.task]
 
     def __repr__(self) -> str:
@@ -200,6 +210,22 @@ class Artefact:
         self._check("fill", "MaskedLM")
         return self._one_or_many(texts, batch_size)
 
+    def translate(self, texts: Any, batch_size: int | None = None) -> Any:
+        """Translate texts, by the search that was exported with the student.
+
+        Args:
+            texts: A text, or a list of them.
+            batch_size: As in `predict`.
+
+        Returns:
+            The translation; for a list of texts a list of them. That of nothing is nothing.
+
+        Raises:
+            DistillationError: If the task is another, or something is no text.
+        """
+        self._check("translate", "Translation")
+        return self._one_or_many(texts, batch_size)
+
     def _one_or_many(self, texts: Any, batch_size: int | None) -> Any:
         if isinstance(texts, (str, tuple)):
             return self.predict([texts], batch_size)[0]
@@ -239,5 +265,9 @@ def load(folder: str | Path, threads: int | None = None, verify: str = "model") 
     """
     path = Path(folder).expanduser()
     description = describe(path, verify)
+    if description.decoder is not None:
+        translator = Translator(description.model, description.decoder, threads)
+        writer = TextTokenizer(path / TARGET, typed=False)
+        return Artefact(description, TextTokenizer(path, typed=False), translator, writer)
     session = Session(description.model, threads)
     return Artefact(description, TextTokenizer(path, typed="token_type_ids" in session.inputs), session)

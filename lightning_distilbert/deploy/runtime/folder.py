@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_distilbert.answers import names_in
 from lightning_distilbert.deploy.manifest import read_manifest, verify_files
+from lightning_distilbert.deploy.runtime.search import Search
 from lightning_distilbert.errors import DistillationError, check_choice
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+TARGET = "target_tokenizer"  # the folder of the tokenizer of translations
+SETTINGS = "generation_config.json"
+TRANSLATING = (SETTINGS, f"{TARGET}/tokenizer.json", f"{TARGET}/tokenizer_config.json")
 VERIFY = ("model", "all", "none")
 KEY = "lightning_distilbert"
 # RoBERTa's kind counts positions from pad_token_id + 1, so that many rows of its table are never used
@@ -26,6 +30,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "Retrieval": {},
     "Reranking": {},
     "MaskedLM": {"top_k": 5},
+    "Translation": {},
 }
 
 
@@ -35,6 +40,8 @@ class Description:
 
     Attributes:
         model: The file to run.
+        decoder: The second file to run, of a student that translates.
+        search: How that student searches for translations.
         task: The name of the task's class.
         options: Its options.
         labels: The names of the labels in the order of the head's outputs, or None.
@@ -50,6 +57,8 @@ class Description:
     thresholds: Mapping[str, float]
     positions: int | None
     width: int | None
+    decoder: Path | None = None
+    search: Search | None = None
 
 
 def describe(folder: Path, verify: str = "model") -> Description:
@@ -71,14 +80,14 @@ def describe(folder: Path, verify: str = "model") -> Description:
             f"{str(folder)!r} is an artefact of the format {manifest['format']!r}, and this runtime runs ONNX. Export "
             "the student in the format onnx or onnx-int8."
         )
-    missing = [name for name in (model, *FILES) if not (folder / name).is_file()]
-    if missing:
-        raise DistillationError(f"The artefact {str(folder)!r} has no {', no '.join(missing)}. Export it again.")
+    models = model_files(folder, manifest)
+    _check_there(folder, (*models, *FILES))
     if verify == "model":
         # a large model has its weights in a file beside it
-        parts = {name: told for name, told in manifest["files"].items() if name.startswith(model)}
-        if model not in parts:
-            raise DistillationError(f"The manifest of {str(folder)!r} does not list {model!r}. Export it again.")
+        parts = {name: told for name, told in manifest["files"].items() if name.startswith(models)}
+        for name in models:
+            if name not in parts:
+                raise DistillationError(f"The manifest of {str(folder)!r} does not list {name!r}. Export it again.")
         verify_files(folder, parts)
     config = _json(folder / "config.json")
     details: Any = config.get(KEY)
@@ -92,7 +101,14 @@ def describe(folder: Path, verify: str = "model") -> Description:
             f"{folder / 'config.json'} names the task {path!r}, which this runtime does not know. It runs "
             f"{', '.join(DEFAULTS)}."
         )
+    if (name == "Translation") != (len(models) > 1):
+        raise DistillationError(
+            f"{str(folder)!r} holds {' and '.join(models)}, and its task is {name}: config.json and the model do not "
+            "belong together. Export the student again."
+        )
     options = DEFAULTS[name] | dict(task.get("init_args") or {})
+    search = Search.read(read_settings(folder, manifest), str(folder / SETTINGS)) if len(models) > 1 else None
+    config = config.get("encoder") or config  # what reads the text
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and config.get("model_type") in OFFSET_POSITIONS:
         positions -= int(config.get("pad_token_id") or 0) + 1
@@ -105,7 +121,47 @@ def describe(folder: Path, verify: str = "model") -> Description:
         _thresholds(folder, details.get("thresholds")),
         positions if isinstance(positions, int) else None,
         config.get("hidden_size") or config.get("dim"),
+        folder / models[1] if search is not None else None,
+        search,
     )
+
+
+def model_files(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the files that are run: one, or encoder and decoder.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+
+    Raises:
+        DistillationError: If the manifest names no decoder where it tells of one.
+    """
+    if "decoder" not in manifest:
+        return (str(manifest["model"]),)
+    decoder = manifest["decoder"]
+    if not isinstance(decoder, Mapping) or not isinstance(decoder.get("model"), str):
+        raise DistillationError(f"The manifest of {str(folder)!r} names no file of the decoder. Export it again.")
+    return str(manifest["model"]), decoder["model"]
+
+
+def read_settings(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Read how a student that translates searches, and check that its other files are there.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+
+    Raises:
+        DistillationError: If a file is missing or damaged.
+    """
+    _check_there(folder, (*model_files(folder, manifest), *TRANSLATING))
+    return _json(folder / SETTINGS)
+
+
+def _check_there(folder: Path, names: Sequence[str]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise DistillationError(f"The artefact {str(folder)!r} has no {', no '.join(missing)}. Export it again.")
 
 
 def _thresholds(folder: Path, values: Any) -> dict[str, float]:

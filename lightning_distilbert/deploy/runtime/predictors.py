@@ -12,7 +12,7 @@ from lightning_distilbert.data.context_windows import Window, context_windows
 from lightning_distilbert.data.inputs import CHUNK, check_masks, checked_pairs, split_pairs
 from lightning_distilbert.data.word_windows import Frame, word_windows
 from lightning_distilbert.deploy.runtime.outputs import best_spans, logsumexp, sigmoid, softmax
-from lightning_distilbert.deploy.runtime.session import Row
+from lightning_distilbert.deploy.runtime.session import Row, batches
 from lightning_distilbert.errors import DistillationError
 
 if TYPE_CHECKING:
@@ -201,6 +201,23 @@ def _candidates(
     return found
 
 
+def translate(artefact: Artefact, texts: Sequence[Any], options: Options) -> list[Any]:
+    """Return the translation of each text; that of nothing is nothing."""
+    engine, writer, rules = artefact.session, artefact.writer, artefact.rules
+    firsts, seconds = split_pairs(texts)
+    if seconds is not None:
+        raise DistillationError(f"Entry 0 is a pair of texts, {texts[0]!r}: a translation is made of a single one.")
+    answers = [""] * len(firsts)
+    written = [place for place, text in enumerate(firsts) if text.strip()]
+    for start in range(0, len(written), CHUNK):
+        part = written[start : start + CHUNK]
+        rows = artefact.tokenizer.encode([firsts[place] for place in part], None, options[1])
+        for places, batch in batches(artefact.tokenizer, rows, options[0]):
+            for place, tokens in zip(places, engine.generate(batch, rules).tokens, strict=True):
+                answers[part[place]] = writer.write(tokens)
+    return answers
+
+
 PREDICTORS: dict[str, Callable[[Artefact, Sequence[Any], Options], Any]] = {
     "TextClassification": classify,
     "IntentClassification": intents,
@@ -209,4 +226,5 @@ PREDICTORS: dict[str, Callable[[Artefact, Sequence[Any], Options], Any]] = {
     "Retrieval": embed,
     "Reranking": rerank,
     "MaskedLM": fill,
+    "Translation": translate,
 }

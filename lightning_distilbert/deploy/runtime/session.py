@@ -23,16 +23,18 @@ class Session:
     Args:
         path: The file.
         threads: Threads of one call; None is as many as this process may use.
+        known: The inputs that it may take.
 
     Attributes:
         inputs: The names of its inputs.
         outputs: The names of its outputs.
+        shapes: The axes of its inputs by name: a number, or a name where any size will do.
 
     Raises:
         DistillationError: If it cannot be run, or takes something else than tokens.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, known: Sequence[str] = INPUTS) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise DistillationError(f"threads={threads!r}: it has to be 1 or more, or None for as many as there are.")
         onnxruntime = require("onnxruntime", "onnx")
@@ -50,12 +52,13 @@ class Session:
             ) from error
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]
+        self.shapes = {item.name: item.shape for item in self._session.get_inputs()}
         self._ranks = {item.name: len(item.shape) for item in self._session.get_outputs()}
         self._widths = {item.name: item.shape[-1:] for item in self._session.get_outputs()}
-        unknown = [name for name in self.inputs if name not in INPUTS]
+        unknown = [name for name in self.inputs if name not in known]
         if unknown or "input_ids" not in self.inputs:
             raise DistillationError(
-                f"{str(path)!r} takes {', '.join(self.inputs)}, and there are {', '.join(INPUTS)}. It was not made by "
+                f"{str(path)!r} takes {', '.join(self.inputs)}, and there are {', '.join(known)}. It was not made by "
                 "lightning_distilbert's export."
             )
 
@@ -120,14 +123,25 @@ class Session:
         Raises:
             DistillationError: If the batch size is below 1, or onnxruntime fails.
         """
-        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-            raise DistillationError(f"batch_size={batch_size!r}: it has to be 1 or more.")
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]["input_ids"]), reverse=True)
-        while order:
-            size = batch_size or max(1, budget // max(1, len(rows[order[0]]["input_ids"])))
-            part, order = order[:size], order[size:]
-            batch = tokenizer.pad([rows[place] for place in part])
+        for part, batch in batches(tokenizer, rows, batch_size, budget):
             yield part, batch, self.run(batch)
+
+
+def batches(
+    tokenizer: TextTokenizer, rows: Sequence[Row], batch_size: int | None = None, budget: int = BUDGET
+) -> Iterator[tuple[list[int], Row]]:
+    """Make batches of rows of similar length, the longest first; arguments and errors as in `Session.run_rows`.
+
+    Yields:
+        The places of the rows, and their batch.
+    """
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise DistillationError(f"batch_size={batch_size!r}: it has to be 1 or more.")
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]["input_ids"]), reverse=True)
+    while order:
+        size = batch_size or max(1, budget // max(1, len(rows[order[0]]["input_ids"])))
+        part, order = order[:size], order[size:]
+        yield part, tokenizer.pad([rows[place] for place in part])
 
 
 def _processors() -> int:

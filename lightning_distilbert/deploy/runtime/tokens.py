@@ -181,6 +181,14 @@ class TextTokenizer:
         """Return where a row of so many tokens stands in a batch of this width."""
         return slice(width - size, width) if self.pad_left else slice(0, size)
 
+    def write(self, tokens: np.ndarray) -> str:
+        """Return the text of some tokens, without the special ones and without white space around it.
+
+        Args:
+            tokens: int64 of shape ``(tokens,)``.
+        """
+        return str(self._backend.decode(tokens.tolist(), skip_special_tokens=True)).strip()
+
     def decode(self, token: int) -> str:
         """Return the text of a single token."""
         return str(self._backend.decode([token], skip_special_tokens=False)).strip()

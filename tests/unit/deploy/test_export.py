@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 
 from lightning_distilbert import DistillationModule, Student, TextClassification, TextClassificationData, load
+from lightning_distilbert.deploy import job, sensitivity
 from lightning_distilbert.deploy import onnx as onnx_files
-from lightning_distilbert.deploy import sensitivity
 from lightning_distilbert.deploy.engines import load_artefact
 from lightning_distilbert.deploy.export import export
 from lightning_distilbert.deploy.manifest import read_manifest
@@ -185,8 +184,7 @@ def test_full_disk_leaves_nothing(classifier: Path, tmp_path: Path, monkeypatch:
         (next(tmp_path.glob(".a.*")) / "model.onnx").write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    # deploy.export is the function
-    monkeypatch.setattr(sys.modules[export.__module__], "write_onnx", full)
+    monkeypatch.setattr(job, "write_onnx", full)
     with pytest.raises(DistillationError, match=r"could not be written \(.*No space left on device\)\. Nothing of it"):
         export(classifier, tmp_path / "a")
     assert not any(tmp_path.iterdir())

@@ -126,10 +126,16 @@ def test_a_damaged_config_is_refused(artefact: Path, content: str):
         runtime.load(artefact)
 
 
-@pytest.mark.parametrize("name", ["my_package.Task", "lightning_distilbert.tasks.translation.Translation", "os.system"])
+@pytest.mark.parametrize("name", ["my_package.Task", "lightning_distilbert.tasks.base.Task", "os.system"])
 def test_a_task_of_another_kind_is_refused(artefact: Path, name: str):
     with pytest.raises(DistillationError, match=f"names the task '{name}', which this runtime does not know"):
         runtime.load(changed_task(artefact, task={"class_path": name}))
+
+
+def test_a_task_of_two_graphs_is_no_task_of_one(artefact: Path):
+    told = {"class_path": "lightning_distilbert.tasks.translation.Translation"}
+    with pytest.raises(DistillationError, match=r"holds model\.onnx, and its task is Translation"):
+        runtime.load(changed_task(artefact, task=told))
 
 
 def test_a_folder_without_a_task_is_refused(artefact: Path):
@@ -169,7 +175,7 @@ def test_the_model_s_positions_limit_texts_too(artefact: Path):
 
 def test_what_is_known_here_is_what_the_package_knows():
     assert OFFSET_POSITIONS == folder.OFFSET_POSITIONS
-    assert set(DEFAULTS) == set(tasks.__all__) - {"Task", "Translation"}
+    assert set(DEFAULTS) == set(tasks.__all__) - {"Task"}
     for name, options in DEFAULTS.items():
         parameters = inspect.signature(getattr(tasks, name)).parameters
         assert {key: parameters[key].default for key in options} == options
