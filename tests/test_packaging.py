@@ -77,7 +77,8 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 
 
 def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: zipfile.ZipFile):
-    expected = {str(path.relative_to(ROOT)) for path in [*SOURCES, PACKAGE / "py.typed", *PACKAGE.rglob("*.yaml")]}
+    others = [PACKAGE / "py.typed", *PACKAGE.rglob("*.yaml"), *PACKAGE.rglob("*.html")]
+    expected = {str(path.relative_to(ROOT)) for path in [*SOURCES, *others]}
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == expected
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from argparse import SUPPRESS, BooleanOptionalAction
 from collections.abc import Sequence
 
-from lightning_distilbert.commands.parsing import PlainParser, add_table_options
-
-READING = ("text", "label", "columns", "header", "delimiter")
+from lightning_distilbert.commands.parsing import PlainParser, add_evaluation_options, pop_reading
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,7 +19,7 @@ def main(arguments: Sequence[str]) -> None:
     for name, argument in (("evaluate", "evaluation"), ("calibrate", "calibration")):
         if name in options:
             options[argument] = options.pop(name)
-    reading = {name: options.pop(name) for name in READING if name in options}
+    reading = pop_reading(options)
     from lightning_distilbert.deploy.export import export  # with torch and transformers: --help needs neither
 
     done = export(folder, target, reading=reading, **options)
@@ -53,19 +51,15 @@ def _parser() -> PlainParser:
     )
     add = parser.add_argument
     add("--model", required=True, help="folder of a saved student, or of another model of a known kind")
-    formats = "onnx, onnx-int8, openvino, openvino-int8, executorch or torch-export (default: onnx)"
+    formats = "onnx, onnx-int8, openvino, openvino-int8, executorch, torch-export, keras or litert (default: onnx)"
     add("--format", help=formats)
     add("--output", required=True, help="folder to write")
     add("--overwrite", action="store_true", help="replace the artefact if there is one")
-    add("--evaluate", help="rows with labels, to measure the score on: a file, or what the task's data module reads")
-    add("--split", help="validation or test, of --evaluate (default: the first that there is)")
     add("--min_retention", type=float, help="share of the student's score that has to be kept (default: 0.99)")
     add("--calibrate", help="rows without labels, for static int8: training texts; 256 of them are used")
     add("--static", action="store_true", help="onnx-int8: ranges of activations from --calibrate, not at run time")
     reduce = "onnx-int8: weights of 7 bits, or of 8 (default: 7 where this processor has no VNNI)"
     add("--reduce_range", action=BooleanOptionalAction, help=reduce)
     add("--opset", type=int, help="version of ONNX's operators (default: 20)")
-    add("--text", nargs="+", action="extend", help="column of the text, or the two columns of a pair")
-    add("--label", help="column of the label, the answers or the tags")
-    add_table_options(parser)
+    add_evaluation_options(parser)
     return parser
