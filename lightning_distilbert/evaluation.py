@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_distilbert import provenance
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.spec import to_plain
 
@@ -57,7 +58,7 @@ def details(module: Any) -> dict[str, Any]:
             folder said.
 
     Returns:
-        Plain values: ``task``, ``teacher``, ``objectives``, ``task_weight``, ``thresholds`` and ``metrics``.
+        Plain values: ``task``, ``teacher``, ``objectives``, ``task_weight``, ``thresholds``, ``metrics`` and ``fits``.
     """
     engine = module.distiller
     made = module._origin
@@ -70,32 +71,34 @@ def details(module: Any) -> dict[str, Any]:
     return {"task": module.task.to_config()} | made | findings(module)
 
 
-def findings(module: Any) -> dict[str, dict[str, Any]]:
-    """Return the thresholds and scores of a module as plain values, for a checkpoint and a saved folder.
+def findings(module: Any) -> dict[str, Any]:
+    """Return thresholds, scores and notes of fits of a module as plain values, for a checkpoint and a saved folder.
 
     A value that JSON cannot write is None among scores, and the largest number among thresholds.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> findings(SimpleNamespace(thresholds={"no_answer": 0.5}, scores={"val/f1": float("nan")}))
-        {'thresholds': {'no_answer': 0.5}, 'metrics': {'val/f1': None}}
+        >>> findings(SimpleNamespace(thresholds={"no_answer": 0.5}, scores={"val/f1": float("nan")}, fits=[]))
+        {'thresholds': {'no_answer': 0.5}, 'metrics': {'val/f1': None}, 'fits': []}
     """
+    provenance.note(module)
     largest = torch.finfo(torch.float32).max
     return {
         "thresholds": {name: min(max(value, -largest), largest) for name, value in module.thresholds.items()},
         "metrics": {name: value if math.isfinite(value) else None for name, value in module.scores.items()},
+        "fits": [dict(fit) for fit in module.fits],
     }
 
 
 def restore(module: Any, kept: Mapping[str, Any]) -> None:
-    """Give a module the thresholds and scores that `findings` returned.
+    """Give a module what `findings` returned.
 
     Args:
         module: A `DistillationModule`.
         kept: What was kept; a checkpoint or folder from before may lack either.
 
     Raises:
-        DistillationError: If they are no numbers by name.
+        DistillationError: If thresholds or scores are no numbers by name, or there is something else for the fits.
 
     Example:
         >>> from types import SimpleNamespace
@@ -106,6 +109,7 @@ def restore(module: Any, kept: Mapping[str, Any]) -> None:
     """
     module.thresholds = _numbers(kept, "thresholds")
     module.scores = _numbers(kept, "metrics")
+    module.fits = provenance.checked(kept.get("fits"))
 
 
 def _numbers(kept: Mapping[str, Any], key: str) -> dict[str, float]:

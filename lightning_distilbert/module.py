@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from lightning_distilbert import checkpoints, doctor, evaluation, heads
+from lightning_distilbert import checkpoints, doctor, evaluation, heads, provenance
 from lightning_distilbert._compat import LightningModule
 from lightning_distilbert.engine import Distiller
 from lightning_distilbert.errors import DistillationError
@@ -55,6 +55,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
     Attributes:
         thresholds: What the task chose on validation data, by name; saved with the student.
         scores: The latest metrics of each split, such as ``"val/accuracy"``; saved too.
+        fits: What is known of each fit, such as data, steps and seed; saved too.
 
     Raises:
         DistillationError: If the parts do not fit.
@@ -114,6 +115,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
         self._slower_attention: str | None = None  # that of the student outside of a fit, where a fit has another
         self.thresholds: dict[str, float] = {}
         self.scores: dict[str, float] = {}
+        self.fits: list[dict[str, Any]] = []
         self._origin: dict[str, Any] = {}  # what a saved folder says of its teacher and objectives
 
         teacher = teacher if isinstance(teacher, Teacher) or teacher is None else Teacher(teacher)
@@ -235,6 +237,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
         self._resume.start(self.trainer)
         doctor.check_validation(self.trainer)
         heads.note_training(self)
+        provenance.begin(self)
         if self.trainer.ckpt_path is None:
             self.scores = {}  # those of the weights before training
 
@@ -255,6 +258,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
             batch_idx: Its index.
         """
         self._resume.note(self.trainer)
+        provenance.note(self)
 
     def on_validation_end(self) -> None:
         """Leave the random states as training left them."""
@@ -440,7 +444,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
         """Save the student as a plain transformers folder, which loads without this package.
 
         For retrieval the folder is one of sentence-transformers too. A head that learnt nothing is left out of it, as
-        `heads.trained_part` says. `lightning_distilbert.load` brings back the whole module.
+        `heads.trained_part` says. Its README.md is a model card, unless you wrote one. `load` brings all of it back.
 
         Args:
             path: The folder to write; a student already there is replaced at once or not at all.
@@ -449,9 +453,11 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
         Returns:
             The folder.
         """
+        from lightning_distilbert.card import try_card  # it knows how to load students, and so imports this module
+
         self._name_labels()
         retrieval = self.task.auto_class == "AutoModel"
-        return save_student(
+        saved = save_student(
             heads.trained_part(self),
             self.tokenizer,
             path,
@@ -461,6 +467,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
             details=evaluation.details(self),
             beside=functools.partial(self.task.write_files, self),
         )
+        return try_card(saved)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what the student is built from, so that loading it needs no teacher, and where training stands."""

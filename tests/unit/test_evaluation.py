@@ -179,7 +179,7 @@ class Fixed(Metric):
 
 def holder(metric: Any, fn: str = "validate", **facts: Any) -> SimpleNamespace:
     state = SimpleNamespace(sanity_checking=False, state=SimpleNamespace(fn=fn))
-    own = {"trainer": state, "device": torch.device("cpu"), "thresholds": {}, "scores": {}}
+    own = {"trainer": state, "device": torch.device("cpu"), "thresholds": {}, "scores": {}, "fits": []}
     return SimpleNamespace(metrics={"val": metric, "test": metric}, **(own | facts))
 
 
