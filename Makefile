@@ -10,6 +10,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KERAS_VENV := .venv-keras
 INPUTS := $(VENV)/.created pyproject.toml constraints.txt
 # pip's own output is hundreds of lines, or with -q silence for minutes; one line a package shows that it lives
 PROGRESS := awk '/^Collecting/ {print "  " $$2; fflush()} /^Installing collected/ {print "  unpacking ..."; fflush()}'
@@ -19,16 +20,22 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 PYTEST_ARGS ?= -n 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test check lint types format lock clean
+.PHONY: help quickstart test test-browser test-keras check lint types format lock clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(VENV)/.quickstart ## distil a real pretrained teacher on this machine, no hub needed
 	@$(BIN)/lightning-distilbert quickstart
 
 test: $(VENV)/.dev ## run every test, doctest and documented code block
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-browser: $(VENV)/.browser ## run an exported student in a headless Chromium (npm and chromium are needed)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/integration/test_integration_browser.py
+
+test-keras: $(KERAS_VENV)/.tests ## run the tests of the formats keras and litert, in an environment with TensorFlow
+	@OMP_NUM_THREADS=1 $(KERAS_VENV)/bin/python -m pytest $(addprefix tests/unit/deploy/test_,keras.py keras_model.py litert.py)
 
 check: lint types ## lint, formatting and types
 
@@ -53,7 +60,7 @@ lock: ## write constraints.txt anew from the newest releases that pyproject.toml
 	cp "$$tools/new" constraints.txt
 
 clean: ## remove .venv and everything that tests and builds leave behind
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(KERAS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache examples/browser/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -72,3 +79,19 @@ $(VENV)/.dev: $(INPUTS)
 	@echo "Installing the packages of the tests into $(VENV) (once; a few minutes)"
 	@$(INSTALL) '.[dev,quickstart,data,ner,retrieval,onnx,openvino,translation]' | $(PROGRESS)
 	@touch $(VENV)/.quickstart $@
+
+# Playwright drives the system's Chromium: its own would be a download from elsewhere than the package registries
+$(VENV)/.browser: $(VENV)/.dev examples/browser/package-lock.json
+	@for command in npm chromium; do command -v $$command > /dev/null \
+		|| { echo "$$command is missing. On Debian: apt-get install npm chromium"; exit 1; }; done
+	@npm ci --ignore-scripts --no-audit --no-fund --prefix examples/browser
+	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt 'playwright==1.65.2' | $(PROGRESS)
+	@touch $@
+
+# apart from the other tests: TensorFlow is 2 GB
+$(KERAS_VENV)/.tests: pyproject.toml constraints.txt
+	@echo "Installing the packages of the Keras tests into $(KERAS_VENV) (once; some minutes)"
+	@$(PYTHON) -m venv $(KERAS_VENV)
+	@$(KERAS_VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[keras]' pytest pytest-timeout | $(PROGRESS)
+	@touch $@

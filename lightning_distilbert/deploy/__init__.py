@@ -14,11 +14,18 @@ from lightning_distilbert._lazy import attach
 if TYPE_CHECKING:
     from lightning_distilbert.deploy.engines import load_artefact
     from lightning_distilbert.deploy.export import Exported, export
+    from lightning_distilbert.deploy.keras import to_keras
     from lightning_distilbert.deploy.manifest import read_manifest
 
-_HOME = {"Exported": "export", "export": "export", "load_artefact": "engines", "read_manifest": "manifest"}
+_HOME = {
+    "Exported": "export",
+    "export": "export",
+    "load_artefact": "engines",
+    "read_manifest": "manifest",
+    "to_keras": "keras",
+}
 
-__all__ = ["Exported", "export", "load_artefact", "read_manifest"]
+__all__ = ["Exported", "export", "load_artefact", "read_manifest", "to_keras"]
 
 
 __getattr__, __dir__ = attach(__name__, _HOME)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_distilbert.deploy.manifest import MANIFEST, hash_file, read_manifest, write_manifest
+from lightning_distilbert.deploy.manifest import MANIFEST, hash_file, read_manifest, verify_files, write_manifest
 from lightning_distilbert.errors import DistillationError
 
 FACTS = {"format": "onnx", "task": "Retrieval", "model": "model.onnx", "inputs": [], "outputs": []}
@@ -64,3 +64,22 @@ def test_damaged_artefact_is_refused(folder: Path, spoil, message: str):
 def test_files_are_not_looked_at_unasked(folder: Path):
     (folder / "model.onnx").write_bytes(b"")
     assert read_manifest(folder, verify=False)["model"] == "model.onnx"
+
+
+def test_files_in_folders_are_listed_and_verified(tmp_path: Path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "a.json").write_text("{}")
+    assert list(write_manifest(tmp_path, FACTS)["files"]) == ["inner/a.json"]
+    read_manifest(tmp_path)
+    (tmp_path / "inner" / "a.json").write_text("[]")
+    with pytest.raises(DistillationError, match=r"a\.json' is not the file that was exported"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../a.json", "inner/../../a.json", "/etc/passwd", "inner//a.json", "..\\a.json", "."])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str):
+    (tmp_path / "artefact" / "inner").mkdir(parents=True)
+    (tmp_path / "a.json").write_text("{}")
+    told = {name: {"bytes": 2, "sha256": hash_file(tmp_path / "a.json")}}
+    with pytest.raises(DistillationError, match="which is not there"):
+        verify_files(tmp_path / "artefact", told)
