@@ -266,12 +266,7 @@ def scores(module: Any, evaluation: Evaluation, name: str) -> dict[str, float]:
         The metrics by name, and ``loss`` where the task has one.
     """
     task = module.task
-    metrics: Any = task.new_metrics()
-    task.name_labels(metrics, module.labels)
-    if isinstance(getattr(metrics, "thresholds", None), dict):
-        metrics.thresholds = dict(module.thresholds)
-    if isinstance(metrics, TranslationScores):
-        metrics.tokenizer = target_tokenizer(module)
+    metrics = new_metrics(module)
     loss, rows = 0.0, 0
     with evaluating(module):
         for loader in evaluation.loaders:
@@ -284,6 +279,21 @@ def scores(module: Any, evaluation: Evaluation, name: str) -> dict[str, float]:
                     loss, rows = loss + float(value) * size, rows + size
     found = {key: float(value) for key, value in metrics.compute().items() if not key.startswith(THRESHOLD)}
     return found | ({"loss": loss / rows} if rows else {})
+
+
+def new_metrics(module: Any) -> Any:
+    """Return a task's metrics, with a module's labels, the thresholds that ship, and what decodes translations.
+
+    Args:
+        module: The `DistillationModule`, of the student or of an artefact.
+    """
+    metrics: Any = module.task.new_metrics()
+    module.task.name_labels(metrics, module.labels)
+    if isinstance(getattr(metrics, "thresholds", None), dict):
+        metrics.thresholds = dict(module.thresholds)
+    if isinstance(metrics, TranslationScores):
+        metrics.tokenizer = target_tokenizer(module)
+    return metrics
 
 
 def primary(task: Any) -> tuple[str, str]:

@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
+from lightning_distilbert.deploy.verify import new_metrics
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.evaluation import THRESHOLD
-from lightning_distilbert.metrics_translation import TranslationScores
 from lightning_distilbert.prediction import evaluating
 from lightning_distilbert.report.bootstrap import Statistic
 from lightning_distilbert.report.row_kinds import kind_of
-from lightning_distilbert.target_tokenizer import target_tokenizer
 
 LOWER_IS_BETTER = ("loss", "perplexity")
 
@@ -78,12 +77,7 @@ def row_scores(module: Any, loaders: Sequence[Any], metric: str, name: str = "mo
     """
     task = module.task
     kind = kind_of(task)
-    metrics: Any = task.new_metrics()
-    task.name_labels(metrics, module.labels)
-    if isinstance(getattr(metrics, "thresholds", None), dict):
-        metrics.thresholds = dict(module.thresholds)
-    if isinstance(metrics, TranslationScores):
-        metrics.tokenizer = target_tokenizer(module)
+    metrics = new_metrics(module)
     found: list[list[Tensor]] = []
     with evaluating(module):
         for loader in loaders:
