@@ -19,7 +19,7 @@ import statistics
 import torch
 from pytorch_lightning import seed_everything
 
-from benchmarks.common import CACHE, Store, fit, pretrained, root
+from benchmarks.common import CACHE, Store, fit, keep_attention, pretrained, root
 from lightning_distilbert import (
     Attention,
     DistillationModule,
@@ -121,7 +121,7 @@ def run(store, kind, seed, arguments):
         student = Student(layers=arguments.layers)
         module = DistillationModule(teacher=str(folder), student=student, **objectives(kind), **common)
     data = data_of(seed, settings["batch"], arguments.limit)
-    seconds = fit(module, data, max_epochs=settings["epochs"])
+    seconds = fit(keep_attention(module), data, max_epochs=settings["epochs"])
     found = score(module, data)
     if kind == "teacher":
         module.save_student(folder)

@@ -139,10 +139,26 @@ def table(results):
             scores = [run["score"] for run in runs]
             mean, spread = statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else None
             kept.append(mean / teacher[0]["score"])
-            cells.append(f"{mean:.3f}" + (f" ± {spread:.3f}" if spread is not None else ""))
+            cells.append(f"{mean:.3f}" + (f" ± {spread:.3f} ({len(scores)})" if spread is not None else ""))
         whole = len(kept) == len(TASKS)
         rows.append([recipe, *cells, f"{100 * statistics.mean(kept):.1f} %" if whole else "-"])
     return Table(["recipe", *TASKS, "of the teacher, mean"], rows, align="lrrrrr")
+
+
+def retention(results):
+    """What each recipe keeps of the teacher's score in percent, with the interval of its own over the dev rows."""
+    rows = []
+    for recipe in RECIPES:
+        cells = []
+        for name in TASKS:
+            runs, teacher = runs_of(results, name, recipe), runs_of(results, name, "teacher")
+            kept = [
+                100 * statistics.mean(run[field] for run in runs) / teacher[0]["score"] if runs else 0.0
+                for field in ("score", "low", "high")
+            ]
+            cells.append("{:.1f} [{:.1f}, {:.1f}]".format(*kept) if runs else "-")
+        rows.append([recipe, *cells])
+    return Table(["of the teacher, %", *TASKS], rows, align="lrrrr")
 
 
 def main():
@@ -159,9 +175,10 @@ def main():
                 for recipe in arguments.recipes:
                     run(name, recipe, seed)
     results = STORE.read()
-    print(table(results).to_text())
+    tables = [table(results), retention(results)]
+    print("\n\n".join(one.to_text() for one in tables))
     for file in arguments.table or []:
-        replace_region(file, "recipes", table(results).to_markdown())
+        replace_region(file, "recipes", "\n\n".join(one.to_markdown() for one in tables))
 
 
 if __name__ == "__main__":

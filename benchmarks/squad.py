@@ -22,7 +22,7 @@ import time
 import torch
 from pytorch_lightning import seed_everything
 
-from benchmarks.common import CACHE, Store, fit, pretrained, root
+from benchmarks.common import CACHE, Store, fit, keep_attention, pretrained, root
 from lightning_distilbert import (
     DistillationModule,
     HiddenStates,
@@ -105,7 +105,7 @@ def run(store, kind, seed, options):
     seed_everything(seed)
     module = make_module(kind, folder, options)
     data = data_of({"train": training_rows(options.limit_train)}, seed=seed)
-    seconds = fit(module, data, max_epochs=options.epochs)
+    seconds = fit(keep_attention(module), data, max_epochs=options.epochs)
     print(f"{key}: fit in {seconds:.0f} s", flush=True)
     if kind == "teacher" or seed == 0:
         module.save_student(folder.parent / kind)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def auto_precision() -> str:
@@ -31,12 +34,30 @@ def auto_precision() -> str:
     return "bf16-mixed" if "amx_bf16" in flags or "avx512_bf16" in flags else "32-true"
 
 
+def _sdpa_float32(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Transformers' attention by PyTorch's fused kernel, in float32 whatever the precision around it."""
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    with torch.autocast(query.device.type, enabled=False):
+        found, weights = ALL_ATTENTION_FUNCTIONS["sdpa"](
+            module, query.float(), key.float(), value.float(), attention_mask, **options
+        )
+    return found.to(query.dtype), weights
+
+
+ALL_ATTENTION_FUNCTIONS.register("sdpa_float32", _sdpa_float32)
+ALL_MASK_ATTENTION_FUNCTIONS.register("sdpa_float32", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
 def choose_attention(model: nn.Module, device: torch.device, precision: str | None) -> str | None:
     """Let a model attend in the way that trains it faster; what it computes stays.
 
-    Where attention has dropout PyTorch's fused kernel does not serve on a CPU, and what stands in for it takes the
-    bfloat16 of mixed precision up to float32: plain matrix products take as much memory and half to nine tenths of the
-    time (``python -m benchmarks.attention``). Everything else is left as it is.
+    On a CPU, in bfloat16, the backward of PyTorch's fused attention is two to five times as slow as in float32, so that
+    attention alone is taken up to float32 (``"sdpa_float32"``). Where attention has dropout the fused kernel does not
+    serve at all, and plain matrix products take half to nine tenths of the time of what stands in for it (``"eager"``).
+    ``python -m benchmarks.attention`` measures both. Everything else is left as it is.
 
     Args:
         model: A model.
@@ -56,10 +77,10 @@ def choose_attention(model: nn.Module, device: torch.device, precision: str | No
     # a model that translates has two of them
     parts = [config, getattr(config, "encoder", None), getattr(config, "decoder", None)]
     names = ("attention_probs_dropout_prob", "attention_dropout")
-    rates = [getattr(part, name, 0.0) for part in parts for name in names]
-    if device.type != "cpu" or precision != "bf16-mixed" or not any(rates):
+    dropout = any(getattr(part, name, 0.0) for part in parts for name in names)
+    if device.type != "cpu" or precision != "bf16-mixed":
         return None
     if not isinstance(model, PreTrainedModel) or model.config._attn_implementation != "sdpa":
         return None
-    model.set_attn_implementation("eager")
+    model.set_attn_implementation("eager" if dropout else "sdpa_float32")
     return "sdpa"
