@@ -14,6 +14,7 @@ import time
 import torch
 
 from lightning_distilbert import Student
+from lightning_distilbert.precision import FLOAT32_ATTENTION
 from lightning_distilbert.report.table import Table, replace_region
 
 CONFIG = {"model_type": "bert", "hidden_size": 384, "num_hidden_layers": 3, "intermediate_size": 1536}
@@ -43,6 +44,7 @@ def main():
     arguments = parser.parse_args()
     torch.manual_seed(0)
     ways = [(attention, dropout) for dropout in (0.1, 0.0) for attention in ("sdpa", "eager")]
+    ways.append((FLOAT32_ATTENTION, 0.0))
     models = {way: student(*way) for way in ways}
     optimizers = {way: torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True) for way, model in models.items()}
     rows = []
@@ -63,7 +65,7 @@ def main():
             cells = [f"{statistics.median(found[way]):.0f}" for way in ways]
             rows.append(["bf16-mixed" if bf16 else "float32", f"{size} x {length}", *cells])
     columns = ["precision", "batch", *(f"{attention}, dropout {dropout}" for attention, dropout in ways)]
-    table = Table(columns, rows, align="llrrrr")
+    table = Table(columns, rows, align="llrrrrr")
     print(table.to_text())
     for file in arguments.table or []:
         replace_region(file, "attention", table.to_markdown())

@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+FLOAT32_ATTENTION = "sdpa_float32"  # transformers' name for it, once this file is imported
+
 
 def auto_precision() -> str:
     """Return ``"bf16-mixed"`` where the processor has bfloat16 matrix units, else ``"32-true"``.
@@ -47,8 +49,8 @@ def _sdpa_float32(
     return found.to(query.dtype), weights
 
 
-ALL_ATTENTION_FUNCTIONS.register("sdpa_float32", _sdpa_float32)
-ALL_MASK_ATTENTION_FUNCTIONS.register("sdpa_float32", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+ALL_ATTENTION_FUNCTIONS.register(FLOAT32_ATTENTION, _sdpa_float32)
+ALL_MASK_ATTENTION_FUNCTIONS.register(FLOAT32_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
 def choose_attention(model: nn.Module, device: torch.device, precision: str | None) -> str | None:
@@ -82,5 +84,5 @@ def choose_attention(model: nn.Module, device: torch.device, precision: str | No
         return None
     if not isinstance(model, PreTrainedModel) or model.config._attn_implementation != "sdpa":
         return None
-    model.set_attn_implementation("eager" if dropout else "sdpa_float32")
+    model.set_attn_implementation("eager" if dropout else FLOAT32_ATTENTION)
     return "sdpa"
