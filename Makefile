@@ -11,6 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KERAS_VENV := .venv-keras
+EXECUTORCH_VENV := .venv-executorch
 INPUTS := $(VENV)/.created pyproject.toml constraints.txt
 # pip's own output is hundreds of lines, or with -q silence for minutes; one line a package shows that it lives
 PROGRESS := awk '/^Collecting/ {print "  " $$2; fflush()} /^Installing collected/ {print "  unpacking ..."; fflush()}'
@@ -20,7 +21,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 PYTEST_ARGS ?= -n 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test test-browser test-keras check lint types format lock clean
+.PHONY: help quickstart test test-browser test-keras test-executorch check lint types format lock clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ test-browser: $(VENV)/.browser ## run an exported student in a headless Chromium
 
 test-keras: $(KERAS_VENV)/.tests ## run the tests of the formats keras and litert, in an environment with TensorFlow
 	@OMP_NUM_THREADS=1 $(KERAS_VENV)/bin/python -m pytest $(addprefix tests/unit/deploy/test_,keras.py keras_model.py litert.py)
+
+test-executorch: $(EXECUTORCH_VENV)/.tests ## run the tests of the format executorch, in an environment of its own
+	@OMP_NUM_THREADS=1 $(EXECUTORCH_VENV)/bin/python -m pytest tests/unit/deploy/test_executorch.py
 
 check: lint types ## lint, formatting and types
 
@@ -60,7 +64,7 @@ lock: ## write constraints.txt anew from the newest releases that pyproject.toml
 	cp "$$tools/new" constraints.txt
 
 clean: ## remove .venv and everything that tests and builds leave behind
-	rm -rf $(VENV) $(KERAS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache examples/browser/node_modules
+	rm -rf $(VENV) $(KERAS_VENV) $(EXECUTORCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache examples/browser/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -94,4 +98,12 @@ $(KERAS_VENV)/.tests: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(KERAS_VENV)
 	@$(KERAS_VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[keras]' pytest pytest-timeout | $(PROGRESS)
+	@touch $@
+
+# apart from the other tests: it brings packages that other extras do not go with
+$(EXECUTORCH_VENV)/.tests: pyproject.toml constraints.txt
+	@echo "Installing the packages of the ExecuTorch tests into $(EXECUTORCH_VENV) (once; some minutes)"
+	@$(PYTHON) -m venv $(EXECUTORCH_VENV)
+	@$(EXECUTORCH_VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[executorch]' pytest pytest-timeout | $(PROGRESS)
 	@touch $@

@@ -209,7 +209,8 @@ def accepted_inputs(module: nn.Module) -> frozenset[str]:
     (``*args, **kwargs``) is taken to pass everything on.
 
     Args:
-        module: The module, wrapped or not. Decorated forwards are followed to the function that they wrap.
+        module: The module, wrapped (by PEFT too) or not. Decorated forwards are followed to the function that they
+            wrap.
 
     Returns:
         The accepted names among ``input_ids``, ``attention_mask``, ``token_type_ids``, ``position_ids``,
@@ -222,6 +223,8 @@ def accepted_inputs(module: nn.Module) -> frozenset[str]:
         ['attention_mask', 'input_ids', 'inputs_embeds', 'position_ids']
     """
     module = unwrap(module)
+    if callable(inner := getattr(module, "get_base_model", None)):
+        module = inner()  # PEFT's forwards pass on what they do not name
     named, _ = _arguments(module.forward)
     if not named:  # a wrapper set on the instance without functools.wraps hides the names; the class has them
         named, variadic = _arguments(type(module).forward)

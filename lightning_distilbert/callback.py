@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_distilbert import doctor
 from lightning_distilbert._compat import CallbackBase
+from lightning_distilbert.architectures import TEACHER_INPUTS, TENSOR_INPUTS
 from lightning_distilbert.engine import Distiller
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.objectives import Objective, resolve_objectives
@@ -24,6 +25,8 @@ from lightning_distilbert.teacher import Teacher
 
 PROJECTIONS = "_distillation_projections"
 RESUME_KEY = "lightning_distilbert_resume"
+# what a batch without any label may hold
+TEXT_INPUTS = frozenset({*TENSOR_INPUTS, *TEACHER_INPUTS, "span_mask", "first_subword"})
 
 
 class DistillationLoss(CallbackBase):
@@ -34,7 +37,8 @@ class DistillationLoss(CallbackBase):
     accumulation, mixed precision, DDP, clipping and logging see one loss. (``on_before_backward`` would be the wrong
     place: Lightning has divided and scaled the loss by then, and DDP has searched the graph.)
 
-    Where a batch has ``first_subword``, as those of `TokenClassificationData`, logits are compared at the first
+    Where a batch holds texts and nothing else, and the step has run the student and returns no loss, the terms stand
+    alone. Where a batch has ``first_subword``, as those of `TokenClassificationData`, logits are compared at the first
     sub-words alone.
 
     Checkpoints load without this package: projections are kept in the callback's own state. Training itself resumes
@@ -109,7 +113,7 @@ class DistillationLoss(CallbackBase):
 
     def _build(self, trainer: Any, pl_module: Any) -> None:
         teacher = self.distiller.teacher
-        doctor.check_not_student(pl_module, teacher.model)
+        doctor.check_not_student(pl_module, teacher.source)
         if self.student is None:
             self.distiller.student = find_student(pl_module)
         tokenizer = tokenizer_of(pl_module) or tokenizer_of(trainer.datamodule)
@@ -132,10 +136,11 @@ class DistillationLoss(CallbackBase):
                     "what the student learns from the one it unlearns from the other. Name them in one order."
                 )
             self.distiller.label_order = orders[0] if orders else None
-        if any(True for _ in self.distiller.objectives.parameters()):
+        objectives = self.distiller.objectives  # buffers have to move along as well
+        if any(True for _ in itertools.chain(objectives.parameters(), objectives.buffers())):
             earlier = itertools.takewhile(lambda callback: callback is not self, trainer.callbacks)
             doctor.check_averaging(earlier, "put DistillationLoss first in the list of callbacks")
-            setattr(pl_module, PROJECTIONS, self.distiller.objectives)
+            setattr(pl_module, PROJECTIONS, objectives)
             self._hooks = [
                 pl_module.register_state_dict_post_hook(strip_projections),
                 pl_module.register_load_state_dict_post_hook(forgive_projections),
@@ -154,9 +159,11 @@ class DistillationLoss(CallbackBase):
             with distiller.watch(pl_module, batch, self._words(batch)) as taps:
                 output = step(*args, **kwargs)
             task_loss = output.get("loss") if isinstance(output, Mapping) else output
-            if task_loss is None:  # the module skips this step
-                return output
-            if not isinstance(task_loss, Tensor):
+            if task_loss is None:
+                unlabelled = isinstance(batch, Mapping) and batch.keys() <= TEXT_INPUTS
+                if not (unlabelled and taps.records):  # the module skips this step
+                    return output
+            elif not isinstance(task_loss, Tensor):
                 raise DistillationError(
                     f"training_step returned {type(output).__name__} with no loss tensor; return the loss, or a dict "
                     "with the key 'loss'."
@@ -296,8 +303,18 @@ class DistillationLoss(CallbackBase):
 
         Args:
             state_dict: What `state_dict` returned.
+
+        Raises:
+            DistillationError: If they are of other objectives.
         """
-        self.distiller.objectives.load_state_dict(state_dict["objectives"])
+        try:
+            self.distiller.objectives.load_state_dict(state_dict["objectives"])
+        except RuntimeError as error:
+            raise DistillationError(
+                "The checkpoint was made with other objectives, whose projections do not fit. Resume with the same "
+                "ones, or begin a new fit from the weights alone (load_from_checkpoint, without ckpt_path). "
+                f"{' '.join(str(error).split())}"
+            ) from error
 
 
 def tokenizer_of(owner: Any) -> Any:

@@ -139,17 +139,17 @@ def check_optimizers(parameters: Iterable[nn.Parameter], optimizers: Iterable[An
         )
 
 
-def check_not_student(student: nn.Module, teacher: nn.Module) -> None:
+def check_not_student(student: nn.Module, teacher: Any) -> None:
     """Refuse a teacher that shares parameters with the student: freezing it would freeze the student.
 
     Args:
         student: The student.
-        teacher: The teacher.
+        teacher: What the teacher was given as, not frozen yet; a folder or a name shares nothing.
 
     Raises:
         DistillationError: If they share a parameter.
     """
-    if {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
+    if isinstance(teacher, nn.Module) and {id(p) for p in student.parameters()} & {id(p) for p in teacher.parameters()}:
         raise DistillationError(
             "Teacher and student share parameters: they are the same model, or parts of one. Give the teacher its own "
             "copy, such as copy.deepcopy(model)."

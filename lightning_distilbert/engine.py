@@ -17,7 +17,7 @@ from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.joining import PairTemplate
 from lightning_distilbert.objectives.base import Objective
 from lightning_distilbert.objectives.ranking import CandidateScores
-from lightning_distilbert.schedules import Schedule, value_at
+from lightning_distilbert.schedules import Schedule, check_number, value_at
 from lightning_distilbert.signals import ModelFacts, Signals
 from lightning_distilbert.taps import ENCODER_SIGNALS, Paths, Record, Taps, resolve_paths
 from lightning_distilbert.teacher import Teacher
@@ -37,6 +37,9 @@ class Distiller:
         student: Where the student's signals come from, as in `Taps`.
         pooling: How the student's sentence embedding is pooled.
         task_weight: The weight :math:`w_0` of the task loss.
+
+    Raises:
+        DistillationError: If the task's weight is negative or not finite.
 
     Example:
         >>> import torch
@@ -62,6 +65,7 @@ class Distiller:
         self.objectives = nn.ModuleList(objectives)
         self.student = student
         self.pooling = pooling
+        check_number("task_weight=...", task_weight, positive=False)
         self.task_weight = task_weight
         self.requires = frozenset[str]().union(*(objective.requires for objective in objectives))
         self.names = unique_names(objectives)
@@ -165,7 +169,11 @@ class Distiller:
                 f"A schedule needs to know how long training lasts, and the Trainer plans {steps} optimizer steps. "
                 "Set max_epochs or max_steps."
             )
-        self.progress = min(trainer.global_step / steps, 1.0)
+        done = trainer.global_step
+        if trainer.max_steps == -1 and not trainer.lightning_module.automatic_optimization:
+            # the steps of every optimizer are counted there, and each may take any number of batches
+            done = trainer.fit_loop.epoch_loop.total_batch_idx
+        self.progress = min(done / steps, 1.0)
         for objective in self.parts:
             objective.progress = self.progress
 
@@ -188,6 +196,8 @@ class Distiller:
                 "compare with the teacher. Check the path, and that training_step calls this module itself (a "
                 "compiled copy does not run its hooks)."
             )
+        # a forward without gradients, such as one for a training accuracy, teaches nothing
+        records = [record for record in records if record.has_graph] or records
         students = [record.signals for record in records]
         teachers = self._ask_teacher(records)
         if self.label_order is not None:
@@ -297,9 +307,13 @@ def facts_of(name: str, root: nn.Module, paths: Paths, requires: frozenset[str])
     facts = ModelFacts.of(name, getattr(body, "config", None))
     head = sources.get("logits")
     if isinstance(head, PreTrainedModel) and head.base_model is head and not isinstance(head, EncoderDecoderModel):
+        apart = (
+            " Where the head is a module of its own, name it: student={'hidden_states': ..., 'logits': 'classifier'}."
+        )
         raise DistillationError(
             f"The objectives compare logits, and {name} is a bare encoder ({type(head).__name__}) that gives none. Use "
             "a model with a head, fine-tuned on this task, or objectives on hidden states or embeddings."
+            + (apart if name == "the student" else "")
         )
     head_config = getattr(head, "config", None)
     num_labels = getattr(head, "out_features", getattr(head_config, "num_labels", None))

@@ -68,6 +68,8 @@ def details(module: Any) -> dict[str, Any]:
             "objectives": [objective.to_config() for objective in engine.parts] if engine is not None else [],
             "task_weight": to_plain(module.task_weight, "task_weight"),
         }
+    if made.get("teacher"):  # the folder may be published: where it lay on this machine is nobody's business
+        made = made | {"teacher": provenance.public(made["teacher"])}
     return {"task": module.task.to_config()} | made | findings(module)
 
 

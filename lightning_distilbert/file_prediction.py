@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from tqdm.auto import tqdm
 
-from lightning_distilbert.data.readers import Row, iter_rows, kind_of, open_text
+from lightning_distilbert.data.readers import SUFFIXES, Row, iter_rows, kind_of, open_text
 from lightning_distilbert.data.writers import check_output, complete, write_rows
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.placing import check_writable
@@ -82,6 +83,7 @@ def predict_file(
             f"The output {str(output)!r} is for vectors, and {type(module.task).__name__} gives none. Write a .jsonl."
         )
     names = _columns(module.task, text, first, source)
+    _warn_of_blank_lines(source, delimiter)
     count = _check(_rows(source, **table), names, None if vectors else field, source, _takes_words(module.task))
     mixed = (precision or auto_precision()) == "bf16-mixed"
 
@@ -108,11 +110,34 @@ def predict_file(
 
 def _rows(source: str | Path, **table: Any) -> Iterator[Row]:
     path = Path(source).expanduser()
-    if table["delimiter"] is None and kind_of(path) == ".txt" and path.is_file():
+    if _has_lines(path, table["delimiter"]):
         with open_text(path) as file:
             yield from ({"text": line.rstrip("\r\n")} for line in file if line.strip())
+    elif table["delimiter"] is None and path.is_file() and kind_of(path) not in SUFFIXES:
+        raise DistillationError(
+            f"{path} has the suffix {kind_of(path)!r}, of which the kind is not known. Known are .txt, with a text on "
+            f"each line, and {', '.join(SUFFIXES)}; for a text table of another name pass its delimiter."
+        )
     else:
         yield from iter_rows(source, **table)
+
+
+def _has_lines(path: Path, delimiter: str | None) -> bool:
+    """Tell whether a file has a text on each line."""
+    return delimiter is None and kind_of(path) == ".txt" and path.is_file()
+
+
+def _warn_of_blank_lines(source: str | Path, delimiter: str | None) -> None:
+    path = Path(source).expanduser()
+    if not _has_lines(path, delimiter):
+        return
+    with open_text(path) as file:
+        blank = [number for number, line in enumerate(file, start=1) if not line.strip()]
+    if blank:
+        rank_zero_warn(
+            f"{source}: {len(blank)} blank {'line is' if len(blank) == 1 else 'lines are'} left out, the first is line "
+            f"{blank[0]}: answers stand at other places than their lines."
+        )
 
 
 def _takes_words(task: Task) -> bool:

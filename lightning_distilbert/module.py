@@ -183,7 +183,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
             self._name_labels()
             return
         teacher = self.distiller.teacher
-        doctor.check_not_student(self.student, teacher.model)
+        doctor.check_not_student(self.student, teacher.source)
         config = getattr(teacher.model, "config", None)
         self.distiller.mismatch = None
         if teacher.tokenizer is not None:

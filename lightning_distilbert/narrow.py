@@ -104,7 +104,6 @@ class Narrowing:
         self._hidden = _largest(_stream(state, old["hidden_size"]), new["hidden_size"])
         self._rows: dict[str, Tensor] = {}
         self._columns: dict[str, Tensor] = {}
-        self._heads: Tensor | None = None
         self._choose(BLOCKS[config.model_type], state)
 
     def cut(self, state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ def adamw_with_warmup(
     # a recipe's YAML gives a list
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(betas[0], betas[1]), eps=eps, fused=fused)
     steps = trainer.estimated_stepping_batches
-    if not math.isfinite(steps):
+    if not 0 < steps < math.inf:  # -1 of a stream that only max_epochs ends
         return optimizer
     rising = max(1, round(steps * warmup))
 
@@ -65,7 +65,9 @@ def clip_gradients(module: Any, optimizer: Any, value: float | None, algorithm: 
     """
     precision = module.trainer.precision_plugin
     # one of 0 or less clips nothing in Lightning, and would turn the gradient round in torch
-    if value is None or value <= 0 or getattr(precision, "scaler", None) is not None:
+    # by name: there is one such class in each Lightning package; others may clip in a way of their own
+    mixed = type(precision).__name__ == "MixedPrecision" and precision.scaler is None
+    if value is None or value <= 0 or not mixed:
         module.clip_gradients(optimizer, value, algorithm)
     elif algorithm == "value":
         precision.clip_grad_by_value(optimizer, value)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,7 @@ from lightning_distilbert.data.sources import is_hub_name
 from lightning_distilbert.errors import DistillationError
 
 LIGHTNING = {"pytorch_lightning": "pytorch-lightning", "lightning.pytorch": "lightning"}
+SNAPSHOT = re.compile(r"/(?:models|datasets)--([^/]+)/snapshots/[^/]+$")
 DATA_OPTIONS = ("max_length", "seed")
 
 
@@ -104,8 +106,27 @@ def named(source: Any) -> dict[str, str] | None:
     if source is None:
         return None
     if isinstance(source, (str, Path)):
-        return {"hub": str(source)} if is_hub_name(source) else {"path": Path(source).expanduser().absolute().name}
+        if is_hub_name(source):
+            return {"hub": str(source)}
+        path = Path(source).expanduser().absolute()
+        # what snapshot_download returns ends in a hash, which would tell nobody anything
+        downloaded = SNAPSHOT.search(path.as_posix())
+        return {"hub": downloaded[1].replace("--", "/")} if downloaded else {"path": path.name}
     return {"object": type(source).__name__}
+
+
+def public(source: str) -> str:
+    """Return a name on the hub as it is, and the last part of a path.
+
+    Args:
+        source: A name or a path.
+
+    Example:
+        >>> public("google-bert/bert-base-uncased"), public("/home/jane/runs/teacher/")
+        ('google-bert/bert-base-uncased', 'teacher')
+    """
+    (name,) = (named(source) or {"path": ""}).values()
+    return name
 
 
 def _teacher(teacher: Any) -> dict[str, Any]:

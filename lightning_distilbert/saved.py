@@ -131,6 +131,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"There is no folder {str(folder)!r} (working folder: {Path.cwd()}). Give the folder of a saved student; a "
             "model on the hub is downloaded first, with huggingface_hub.snapshot_download(name), which returns one."
         )
+    if (folder / "manifest.json").is_file() and not any(folder.glob("*.safetensors")):
+        raise DistillationError(
+            f"{str(folder)!r} is an artefact of lightning-distilbert export, without the student's weights: "
+            "deploy.load_artefact makes a module of it, and deploy.runtime.load runs it without torch."
+        )
     check_folder(str(folder))
     config = _json(folder / "config.json")
     if not isinstance(config, dict):

@@ -293,7 +293,8 @@ def find_student(root: nn.Module) -> str:
     raise DistillationError(
         f"Which module of {type(root).__name__} is the student? It holds {len(found)} transformers models"
         + (f", at {found}" if found else "")
-        + f". Name the path, as in student='model'; its children are {[name for name, _ in root.named_children()]}."
+        + f". Name the path, as in student='model'; its children are {[name for name, _ in root.named_children()]}. If "
+        "it is built in configure_model() or setup(), build it in __init__ instead."
     )
 
 
@@ -377,7 +378,9 @@ def completed(inputs: dict[str, Any], batch: Any) -> dict[str, Any]:
     """
     siblings = _mapping_with(inputs.get("input_ids"), batch)
     if siblings is None and isinstance(batch, Mapping) and "input_ids" not in inputs and "inputs_embeds" not in inputs:
-        siblings = batch  # a student that takes its tokens under another name
+        # a student that takes its tokens under another name, or a head alone
+        nested = [item for item in batch.values() if isinstance(item, Mapping) and "input_ids" in item]
+        siblings = nested[0] if "input_ids" not in batch and len(nested) == 1 else batch
     names = (*TENSOR_INPUTS, *TEACHER_INPUTS, "span_mask") if siblings is not None else ()
     added = {name: siblings[name] for name in names if siblings is not None and siblings.get(name) is not None}
     return {**added, **{name: value for name, value in inputs.items() if value is not None}}

@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils.hub import cached_file
 
 from lightning_distilbert.architectures import TEACHER_INPUTS, accepted_inputs, backbone, encoder_of, logits_at
 from lightning_distilbert.errors import DistillationError
@@ -34,9 +35,9 @@ class Teacher(Spec):
     Args:
         source: A folder that transformers can load, a hub name, or a finished module. A module is frozen in place.
         pooling: How to pool its sentence embedding. None reads ``1_Pooling/config.json`` of a sentence-transformers
-            folder, and takes the mean without one.
+            model, in a folder or on the hub, and takes the mean without one.
         dtype: A torch type name for its weights, such as ``"bfloat16"``. None keeps float32 and runs in whatever
-            precision the Trainer computes in.
+            precision the Trainer computes in. A float16 of its own is kept out of mixed precision.
         paths: Where a finished module gives its signals, as in `Taps`.
         trust_remote_code: Whether to run code that comes with the weights.
 
@@ -155,10 +156,19 @@ class Teacher(Spec):
             model = encoder_of(backbone(model))  # a head over the vocabulary costs as much as several layers
         accepted = accepted_inputs(model)
         usable = {name: value for name, value in inputs.items() if name in accepted} or dict(inputs)
-        taps = Taps(model, self.paths, requires, self.pooling, positions=positions)
+        if isinstance(model, PreTrainedModel) and not {"input_ids", "inputs_embeds"} & usable.keys():
+            raise DistillationError(
+                f"What the student was called with, {sorted(inputs)}, holds no input_ids for the teacher. Name the encoder "
+                "beside a head: student={'hidden_states': 'encoder', 'logits': 'classifier'}."
+            )
+        pooling = self.pooling if "embedding" in requires else "mean"
+        taps = Taps(model, self.paths, requires, pooling, positions=positions)
         device = next((p.device.type for p in model.parameters()), "cpu")
-        # cast linear layers need autocast, also where the teacher is called outside of a training step
-        mixed = torch.autocast(device, torch.bfloat16) if self._mixed else contextlib.nullcontext()
+        mixed: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self._mixed:  # cast linear layers need autocast, also where the teacher is called outside of a training step
+            mixed = torch.autocast(device, torch.bfloat16)
+        elif self.dtype == torch.float16:  # a CPU refuses float16 norms of what autocast made bfloat16
+            mixed = torch.autocast(device, enabled=False)
         with torch.no_grad(), mixed, logits_at(model, positions), taps:
             model(**usable)
         signals = taps.records[0].signals
@@ -197,15 +207,26 @@ def cast_linear(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def declared_pooling(source: str | Path | nn.Module) -> str | None:
-    """Return the pooling that a local sentence-transformers folder declares, or None.
+    """Return the pooling that a sentence-transformers model declares, or None.
+
+    Args:
+        source: A folder or a hub name; a finished module declares none.
 
     Raises:
-        DistillationError: If it declares one that is neither mean nor cls.
+        DistillationError: If it declares one that is neither mean nor cls, or computes more than pooled vectors.
     """
     if isinstance(source, nn.Module):
         return None
-    path = Path(source) / "1_Pooling" / "config.json"
-    if not path.is_file():
+    modules = find_file(source, "modules.json")
+    listed = json.loads(modules.read_text(encoding="utf-8")) if modules is not None else []
+    kinds = [str(module["type"]).rpartition(".")[2] for module in listed]
+    if others := [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize", "Dropout")]:
+        raise DistillationError(
+            f"{source} is a sentence-transformers model with a {others[0]}, which is not computed here: its sentence "
+            "vectors would be others. Pass pooling=... yourself to teach the vectors before it."
+        )
+    path = find_file(source, "1_Pooling/config.json")
+    if path is None:
         return None
     declared = json.loads(path.read_text(encoding="utf-8"))
     # folders say "pooling_mode_cls_token": true, with one such key for each mode, or "pooling_mode": "cls"
@@ -216,6 +237,20 @@ def declared_pooling(source: str | Path | nn.Module) -> str | None:
     raise DistillationError(
         f"{path} declares a pooling that is neither mean nor cls: {declared}. Pass pooling=... yourself."
     )
+
+
+def find_file(source: str | Path, name: str) -> Path | None:
+    """Return a file that lies beside a model, in its folder or on the hub; None if there is none.
+
+    Args:
+        source: A folder or a hub name.
+        name: The file's name there.
+    """
+    try:
+        found = cached_file(os.path.expanduser(str(source)), name)
+    except OSError:  # no such file, or no such model, which loading its weights says better
+        return None
+    return None if found is None else Path(found)
 
 
 def load_trained(source: str, trust_remote_code: bool = False) -> nn.Module:

@@ -122,7 +122,8 @@ class Knowledge:
         encoder = open_encoder(folder, device)
         if not file.is_file():
             raise DistillationError(
-                f"There are no passages {str(file)!r} to look things up in. Name a file of rows with a text: passages="
+                f"There are no passages {str(file)!r} to look things up in. Name a file of rows with a text: "
+                "passages=..., or --passages."
             )
         kept = folder / VECTORS if passages is None and os.access(folder, os.W_OK) else None
         return cls(encoder, read_rows(file), vectors=kept)

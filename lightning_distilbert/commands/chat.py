@@ -8,6 +8,7 @@ from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lightning_distilbert.assistant.script import read_script
 from lightning_distilbert.commands.parsing import PlainParser
 from lightning_distilbert.errors import DistillationError
 
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str]) -> None:
     as_json = options.pop("json", False)
     if "intents" not in options and "knowledge" not in options:
         raise DistillationError("Name a model of intents, or knowledge, or both: --intents DIR, --knowledge DIR.")
+    if "script" in options:  # what is edited most is read before torch is imported
+        options["script"] = read_script(options["script"])
     from lightning_distilbert.assistant import Assistant, Context  # with torch and transformers: --help needs neither
 
     assistant = Assistant.load(**options)
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def messages(asking: bool) -> Iterator[str]:
-    """Yield the lines of standard input, until one of `LEAVE` or its end.
+    """Yield the lines of standard input, until its end; a person may also type one of `LEAVE`.
 
     Args:
         asking: Whether a person sits there.
@@ -54,7 +57,8 @@ def messages(asking: bool) -> Iterator[str]:
             return
         except UnicodeDecodeError as error:
             raise DistillationError(f"The messages are not UTF-8: {error}.") from error
-        if (not asking and not line) or line.strip().casefold() in LEAVE:
+        # in a file these words are messages like others, and what follows them is to be answered
+        if line.strip().casefold() in LEAVE if asking else not line:
             return
         yield line.rstrip("\r\n")
 

@@ -26,11 +26,28 @@ def main(arguments: Sequence[str]) -> None:
 
     if output is not None:
         check_folder(output, overwrite)
-    command = shlex.join(["lightning-distilbert", "compare", *arguments])
+    command = shlex.join(["lightning-distilbert", "compare", *map(published, arguments)])
     found = compare(models, source, reading=reading, command=command, **options)
     print(found.to_text())
     if output is not None:
         print("\n" + "\n".join(str(path) for path in found.write(output, overwrite)))
+
+
+def published(argument: str) -> str:
+    """Return an argument as a comparison tells it: of an absolute path the last part, for the folders above travel not.
+
+    Args:
+        argument: An argument of the command line.
+
+    Example:
+        >>> published("teacher=/home/jane/runs/teacher"), published("/data/dev.tsv"), published("runs/student")
+        ('teacher=teacher', 'dev.tsv', 'runs/student')
+    """
+    before, equals, value = argument.partition("=")
+    if Path(argument).is_absolute() or not equals:
+        before, equals, value = "", "", argument
+    path = Path(value).expanduser()
+    return f"{before}{equals}{path.name}" if path.is_absolute() else argument
 
 
 def named_folders(given: Sequence[str]) -> dict[str, str]:

@@ -23,13 +23,18 @@ from lightning_distilbert.teacher import Teacher
 
 PLACEHOLDER = "name-your-"
 KEY = re.compile(r'Parser key "([\w.]+)"')
-OPTION = re.compile(r"Problem with given class_path '([\w.]+)': Option '([\w.]+)' is not accepted")
+OPTION = re.compile(
+    r"Problem with given class_path '([\w.]+)': (?:Option '|unrecognized arguments: --)([\w.]+)(?:' is not accepted)?"
+)
 CLASS = re.compile(r"module '[\w.]+' has no attribute '(\w+)'|Expected a dot import path string: (\S+)")
 REQUIRED = re.compile(
     r"Problem with given class_path '([\w.]+)': the following arguments are required: ([\w, ]+?)(?= -|$)"
 )
 FLAG = re.compile(r"does not accept option '([\w.]+)'|unrecognized arguments: --([\w.]+)")
-VALUE = re.compile(r"Given value type: <class '[\w.]+'> Given value: (.+?)(?= Given value type|$)")
+KIND = r"(<class '[\w.]+'>|typing\.Literal\[.+?\](?=\. Got| - | Given))"
+VALUE = re.compile(r"Given value type: <class '[\w.]+'> Given value: (.+?)(?= - | Given value type|$)")
+GOT = re.compile(rf"Expected a {KIND}\. Got value: (.+?)(?= - | Given value type|$)")
+NESTED = re.compile(r"(--model\.\w+\.\w+)\.(?:init_args\.)?(\w+)")
 BASES: dict[str, type] = {
     "model.task": Task,
     "model.teacher": Teacher,
@@ -62,16 +67,50 @@ def explain(message: str) -> str:
         return f"{message}.{_nearest_flag(found[1] or found[2])}"
     if found := REQUIRED.search(message):
         return f"{_key(message[: found.start()])}: {_class(found[1]).__name__} needs {found[2]}."
-    kinds = re.findall(r"Expected a <class '([\w.]+)'>", message)
-    value = VALUE.search(message)
-    if value and kinds and "Union subtypes" in message and "Literal" not in message:
-        wanted = " or ".join("null" if kind == "NoneType" else kind.rpartition(".")[2] for kind in kinds)
-        return f"{_key(message)} was given {value[1]}: it has to be {wanted}."
+    if found := GOT.search(message):
+        return _wrong_value(_key(message[: found.start()]), found[2], [found[1]])
+    if (found := VALUE.search(message)) and "Union subtypes" in message:  # the first is the innermost
+        before = message[: found.start()]
+        kinds = re.findall(f"Expected a {KIND}", f"{before.rpartition('Errors:')[2]}Given")
+        return _wrong_value(_key(before), found[1], kinds) if kinds else message
     return message
 
 
+def nulls(arguments: Sequence[str]) -> list[str]:
+    """Write ``null`` for a part of a part so that jsonargparse takes it for null: it makes the text ``None`` of it.
+
+    Args:
+        arguments: The command line.
+
+    Example:
+        >>> nulls(["--model.student.encoder.layers", "null", "--model.student.layers", "null"])
+        ['--model.student.encoder={"init_args": {"layers": null}}', '--model.student.layers', 'null']
+    """
+    joined: list[str] = []
+    waiting = False
+    for argument in arguments:
+        if waiting and argument == "null":
+            argument = f"{joined.pop()}=null"
+        waiting = NESTED.fullmatch(argument) is not None
+        found = NESTED.fullmatch(argument.removesuffix("=null")) if argument.endswith("=null") else None
+        if found:
+            argument = f'{found[1]}={{"init_args": {{"{found[2]}": null}}}}'
+        joined.append(argument)
+    return joined
+
+
+def _wrong_value(key: str, value: str, kinds: Sequence[str]) -> str:
+    choices: list[str] = []
+    for kind in kinds:
+        name = kind.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
+        listed = kind.removeprefix("typing.Literal[").removesuffix("]").split(", ")
+        choices += listed if kind.startswith("typing") else ["null" if name == "NoneType" else name]
+    texts = [choice.strip("'") for choice in choices if choice.startswith("'")]
+    return f"{key} was given {value}: it has to be {' or '.join(dict.fromkeys(choices))}.{nearest(value, texts)}"
+
+
 def check_config(config: Any) -> None:
-    """Refuse what a recipe leaves open, and classes written as text with a mistake in them.
+    """Refuse what a recipe leaves open, ``None`` for null, and classes written as text with a mistake in them.
 
     A wrong class in ``--model.objectives='[{class_path: ...}]'`` is no error to the parser, since a text is allowed
     there too: the name of a preset.
@@ -82,10 +121,13 @@ def check_config(config: Any) -> None:
     Raises:
         DistillationError: If there is one.
     """
-    missing = list(_placeholders(config.as_dict()))
+    missing = [(key, value) for key, value in _texts(config.as_dict()) if value.startswith(PLACEHOLDER)]
     if missing:
         named = ", ".join(f"--{key} (now {value!r})" for key, value in missing)
         raise DistillationError(f"The recipe leaves open what only you can know. Give {named}.")
+    for key, value in _texts(config.model.as_dict(), "model"):
+        if value == "None":
+            raise DistillationError(f"--{key} was given the text 'None'. Nothing at all is written null.")
     kinds = {"objectives": Objective | Sequence[Objective], "student": Student, "teacher": Teacher}
     for name, kind in kinds.items():
         value = config.model.get(name)
@@ -98,11 +140,12 @@ def check_config(config: Any) -> None:
                 raise DistillationError(explain(str(error))) from error
 
 
-def _placeholders(value: Any, key: str = "") -> Iterable[tuple[str, str]]:
+def _texts(value: Any, key: str = "") -> Iterable[tuple[str, str]]:
+    """Yield each value that is text, with its key as it is written on the command line."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _placeholders(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
-    elif isinstance(value, str) and value.startswith(PLACEHOLDER):
+            yield from _texts(item, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+    elif isinstance(value, str):
         yield key, value
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_distilbert import data, evaluation
-from lightning_distilbert._compat import FLAVOUR, LightningDataModule
+from lightning_distilbert._compat import FLAVOUR, CallbackBase, LightningDataModule
 from lightning_distilbert.checkpoints import check_content, check_file
-from lightning_distilbert.commands.mistakes import check_config, explain
-from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.commands.mistakes import check_config, explain, nulls
+from lightning_distilbert.errors import DistillationError, nearest
 from lightning_distilbert.folder import _check_target
 from lightning_distilbert.module import CHECKPOINT_KEY, DistillationModule
 from lightning_distilbert.placing import check_writable
@@ -62,6 +63,11 @@ class DistillationCLI(LightningCLI):
         path = self.config[self.config.subcommand].ckpt_path
         if path not in (None, "best", "last", "hpc"):
             check_file(path)
+        if path == "best" and self.config.subcommand != "fit":
+            raise DistillationError(
+                f"--ckpt_path best is that of a fit in the same run, and {self.config.subcommand} is none. Name the "
+                "file, such as runs/lightning_logs/version_0/checkpoints/best.ckpt."
+            )
         if self._evaluated() is not None:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             check_content(checkpoint, path)
@@ -92,7 +98,14 @@ class DistillationCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            raise DistillationError(str(error)) from error
+            cause: BaseException = error
+            while not isinstance(cause, DistillationError) and (inner := cause.__cause__ or cause.__context__):
+                cause = inner
+            raise DistillationError(str(cause if isinstance(cause, DistillationError) else error)) from error
+
+    def before_fit(self) -> None:
+        """Look early whether there is the metric that tells the best checkpoint."""
+        self.trainer.callbacks.append(EarlyLook())
 
     def after_fit(self) -> None:
         """Save the student, from the best checkpoint if one was monitored."""
@@ -106,6 +119,26 @@ class DistillationCLI(LightningCLI):
         if self.trainer.is_global_zero:
             saved = self.model.save_student(self.config.fit.student_dir or root / "student")
             print(f"The student is in {saved}")
+
+
+class EarlyLook(CallbackBase):
+    """Warns of a misspelt ``monitor`` before training, of which Lightning complains after the first epoch."""
+
+    def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
+        """Compare with what the check before training has logged.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The module.
+        """
+        logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        watched = {getattr(callback, "monitor", None): type(callback).__name__ for callback in trainer.callbacks}
+        for name, owner in watched.items():
+            if logged and name is not None and name.startswith("val/") and name not in logged:
+                rank_zero_warn(
+                    f"{owner} watches {name!r}, and the check before training logged only {logged}.{nearest(name, logged)}"
+                    " If it is not there after the first epoch, training stops."
+                )
 
 
 def check_target(path: str | Path) -> None:
@@ -133,7 +166,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     for name in data.__all__:  # a class is found by its name alone once it is imported
         getattr(data, name)
-    sys.argv = [sys.argv[0], *arguments]  # LightningCLI warns if it is given both
+    sys.argv = [sys.argv[0], *nulls(arguments)]  # LightningCLI warns if it is given both
     try:
         DistillationCLI(
             DistillationModule,

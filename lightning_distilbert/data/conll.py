@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from lightning_distilbert.data.readers import JSON_SUFFIXES, Row, kind_of, open_text
 from lightning_distilbert.data.sources import SPLIT_NAMES, one_file_each, open_splits, split_name
+from lightning_distilbert.data.tags import OUTSIDE, TAG
 from lightning_distilbert.errors import DistillationError
 
 ROW_SUFFIXES = (*JSON_SUFFIXES, ".parquet")
@@ -87,6 +88,40 @@ def read_conll(
     if not rows:
         raise DistillationError(f"{path} holds no sentence. Give it at least one, or leave this split out.")
     return rows
+
+
+def in_columns(path: Path) -> bool:
+    r"""Tell whether a text file holds words in columns; if not, it is plain text.
+
+    In columns most lines end in a tag; without tags there are as many words in each line, and blank lines between some.
+
+    Args:
+        path: A text file, plain or gzipped.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "more.txt"
+        >>> _ = path.write_text("a long story\nthe best film\n")
+        >>> in_columns(path)
+        False
+        >>> _ = path.write_text("a\nstory\n\nthe\nfilm\n")
+        >>> in_columns(path)
+        True
+    """
+    widths: set[int] = set()
+    count = tagged = 0
+    gap = parted = False
+    for _, fields in _lines(path, None, None):
+        if not fields or fields[0].startswith(DOCUMENT):
+            gap = count > 0
+            continue
+        count += 1
+        widths.add(len(fields))
+        # a sentence may well end in a letter, such as "I"
+        sign = fields[-1] if fields[-1] == OUTSIDE or "-" in fields[-1] else ""
+        tagged += len(fields) > 1 and TAG.fullmatch(sign) is not None
+        parted, gap = parted or gap, False
+    return (tagged > 0 and 2 * tagged >= count) or (parted and len(widths) == 1)
 
 
 def _lines(path: Path, delimiter: str | None, comments: str | None) -> Iterator[tuple[int, list[str]]]:

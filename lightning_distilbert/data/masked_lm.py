@@ -249,7 +249,8 @@ class MaskedLMData(TextData):
         held_out = round(self.validation_share * len(corpus))
         if not 0 < held_out < len(corpus):
             raise DistillationError(
-                f"validation_share={self.validation_share} of {len(corpus)} sequences leaves one of the splits empty."
+                f"validation_share={self.validation_share} of {len(corpus)} sequences leaves one of the splits empty. "
+                "Name another share, or a validation split of its own and validation_share=None."
             )
         order = np.random.default_rng([self.seed, len(corpus)]).permutation(len(corpus))
         return corpus.select(np.sort(order[:held_out] if split == "validation" else order[held_out:]))

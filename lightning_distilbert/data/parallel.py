@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from tqdm.auto import tqdm
 
-from lightning_distilbert.data.readers import Row, column, describe, texts
+from lightning_distilbert.data.readers import SUFFIXES, Row, column, describe, texts
 from lightning_distilbert.data.sources import SPLIT_NAMES, open_splits, split_name
-from lightning_distilbert.data.text_files import COMPRESSED, TextFile, kind_of_text
+from lightning_distilbert.data.text_files import COMPRESSED, TEXT_SUFFIXES, TextFile, kind_of_text
 from lightning_distilbert.errors import DistillationError
 
 TRANSLATION = "translation"  # the column of data sets of the hub, which holds a dict of texts by language
@@ -50,6 +50,9 @@ def open_parallel(source: Any, languages: Sequence[str] | None) -> dict[str, Any
     if languages is not None and (isinstance(languages, str) or len(languages) != 2):
         raise DistillationError(f"languages={languages!r}: they are two, such as ['en', 'de'].")
     if languages is None:
+        for one in source.values() if isinstance(source, Mapping) else [source]:
+            if isinstance(one, (str, Path)):
+                _check_named(Path(one).expanduser())
         return open_splits(source)
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
@@ -60,6 +63,21 @@ def open_parallel(source: Any, languages: Sequence[str] | None) -> dict[str, Any
     if isinstance(source, Mapping):
         return open_splits({split: _shared(value, languages) for split, value in source.items()})
     return open_splits(source)
+
+
+def _check_named(path: Path) -> None:
+    """Refuse files that are told apart by their languages alone, where no languages are given."""
+    splits = [name for names in SPLIT_NAMES.values() for name in names]
+    folder, names = (path, splits) if path.is_dir() else (path.parent, [path.name])
+    if path.is_file() or not folder.is_dir():
+        return
+    files = [file.name for file in folder.iterdir() if file.name.startswith(tuple(f"{name}." for name in names))]
+    endings = sorted({kind_of_text(Path(name)) for name in files})
+    if len(endings) > 1 and not {*endings} & {"", *SUFFIXES, *TEXT_SUFFIXES}:
+        raise DistillationError(
+            f"{str(path)!r} stands for files that end in {', '.join(endings)}: name two, first the one that is read, "
+            f"such as languages=['{endings[0][1:]}', '{endings[1][1:]}'], or --languages for the commands."
+        )
 
 
 def _shared(value: Any, languages: Sequence[str]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from lightning_distilbert.data.base import TextData
 from lightning_distilbert.data.encoding import Padding
 from lightning_distilbert.data.readers import Row, column, describe, texts
 from lightning_distilbert.data.squad import Answer, find_answer, open_question_splits, parse_answers, read_questions
+from lightning_distilbert.data.text_files import TEXT_SUFFIXES, kind_of_text
 from lightning_distilbert.data.windows import ByExample, Windows, encode_windows, label_windows, pad_windows
 from lightning_distilbert.errors import DistillationError, check_choice
 
@@ -54,8 +56,9 @@ class QuestionAnsweringData(TextData):
         num_workers: Processes that make batches.
         pad_to_multiple_of: Round padded lengths up; None does not.
         seed: Of the order of training rows.
-        unlabelled: Further training questions without answers, which the teacher alone teaches: a file, rows, pairs, or
-            another source with a training split, with the same columns.
+        unlabelled: Further training questions without answers, which the teacher alone teaches: a table or JSON lines
+            with the columns of question and context, SQuAD's JSON, rows, pairs of question and context, or another
+            source with a training split. Plain text has no questions and is refused.
 
     Raises:
         DistillationError: If an option, a column or a row is bad.
@@ -221,6 +224,12 @@ class QuestionAnsweringData(TextData):
 
     def _unlabelled_rows(self) -> list[Row]:
         splits = open_question_splits(self.unlabelled)
+        file = splits.get("train")
+        if isinstance(file, (str, Path)) and kind_of_text(Path(file)) in TEXT_SUFFIXES:
+            raise DistillationError(
+                f"unlabelled: {file} is plain text, and a question is asked of a context. Give a table or JSON lines "
+                f"with the columns {self.question!r} and {self.context!r}, SQuAD's JSON, or pairs in memory."
+            )
         if "train" not in splits:
             raise DistillationError(
                 f"unlabelled: {describe(self.unlabelled)} has only the splits {list(splits)}. Name the file or pass "

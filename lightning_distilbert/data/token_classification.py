@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_distilbert.data.alignment import BySentence, WordBatches, WordDataset, encode_words
 from lightning_distilbert.data.base import TextData
-from lightning_distilbert.data.conll import ROW_SUFFIXES, read_conll, tagged_splits
+from lightning_distilbert.data.conll import ROW_SUFFIXES, in_columns, read_conll, tagged_splits
 from lightning_distilbert.data.encoding import Padding, encode
 from lightning_distilbert.data.labels import IGNORED, SINGLE, LabelSet
 from lightning_distilbert.data.readers import Row, column, describe, kind_of, read_rows
@@ -29,6 +29,7 @@ from lightning_distilbert.data.tags import (
     split_tag,
     tags_of,
 )
+from lightning_distilbert.data.text_files import TEXT_SUFFIXES, kind_of_text
 from lightning_distilbert.errors import DistillationError, check_choice, require
 
 Sentence = list[str]
@@ -71,8 +72,9 @@ class TokenClassificationData(TextData):
         num_workers: Processes that make batches.
         pad_to_multiple_of: Round padded lengths up; None does not.
         seed: Of the order of training rows.
-        unlabelled: Further training sentences without tags, which the teacher alone teaches: a file, rows, a list of
-            texts or of lists of words, or another source with a training split.
+        unlabelled: Further training sentences without tags, which the teacher alone teaches: a file (columns as above,
+            or plain text with a sentence in each line), rows, a list of texts or of lists of words, or another source
+            with a training split.
 
     Raises:
         DistillationError: If an option, a column or a row is bad.
@@ -261,7 +263,14 @@ class TokenClassificationData(TextData):
                 f"unlabelled: {describe(source)} has only the splits {list(splits)}. Name the file or pass the rows "
                 "that are meant."
             )
-        found = column(self._read(splits["train"]), self.tokens, "unlabelled") or []
+        file = splits["train"]
+        path = Path(file).expanduser() if isinstance(file, (str, Path)) else Path()
+        named = self.columns is not None or self.delimiter is not None
+        if named or kind_of_text(path) not in TEXT_SUFFIXES or (path.suffix != ".zst" and in_columns(path)):
+            rows = self._read(file)
+        else:
+            rows = self._read_lines(path, [self.tokens])
+        found = column(rows, self.tokens, "unlabelled") or []
         return [self._words(words, number, "unlabelled", text_too=True) for number, words in enumerate(found, 1)]
 
     def _say_what_lacks(self, sentences: list[Sentence], tags: list[Tags], split: str, where: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from tqdm.auto import tqdm
 
 from lightning_distilbert.deploy.engines import Engine, as_student, open_engine, to_arrays, twin
@@ -71,6 +72,11 @@ class Verifier:
             raise DistillationError(
                 f"The student has no {self.metric} on {evaluation.source} (found: {self.scores}): nothing can be "
                 "compared with it. Does each row have a label?"
+            )
+        if evaluation is not None and self.mode == "max" and self.scores[self.metric] <= 0:
+            rank_zero_warn(
+                f"The student's {self.metric} on {evaluation.source} is {self.scores[self.metric]:.4f}, of which every "
+                "artefact keeps all: the gate says nothing here. Take rows that the student gets right."
             )
 
     def outputs(self, engine: Engine) -> list[Arrays]:

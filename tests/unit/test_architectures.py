@@ -114,6 +114,19 @@ def test_foreign_forwards():
     assert accepted_inputs(Nothing()) == set()
 
 
+def test_what_peft_wraps_takes_what_the_model_inside_takes():
+    class PeftModel(nn.Module):
+        """Names fewer arguments than it passes on."""
+
+        def get_base_model(self):
+            return AutoModel.from_config(CONFIGS["bert"])
+
+        def forward(self, input_ids=None, attention_mask=None, **kwargs):
+            return None
+
+    assert "token_type_ids" in accepted_inputs(PeftModel())
+
+
 def encoder() -> nn.TransformerEncoder:
     return nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 1), 2, enable_nested_tensor=False)
 

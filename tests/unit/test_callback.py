@@ -55,11 +55,13 @@ def batches(count: int = 2) -> DataLoader:
     return DataLoader(rows, batch_size=None)
 
 
-def train(module: LightningModule, *callbacks: Callback, val: Any = None, **arguments: Any) -> Trainer:
+def train(
+    module: LightningModule, *callbacks: Callback, data: Any = None, val: Any = None, **arguments: Any
+) -> Trainer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
     settings = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "enable_model_summary": False} | quiet | arguments
     trainer = Trainer(callbacks=list(callbacks), **settings)
-    trainer.fit(module, batches(), val)
+    trainer.fit(module, batches() if data is None else data, val)
     return trainer
 
 
@@ -88,6 +90,32 @@ def test_step_that_skips_is_left_alone(tiny_teacher_dir: Path):
     before = module.model.classifier.weight.clone()
     train(module, DistillationLoss(tiny_teacher_dir))
     assert torch.equal(module.model.classifier.weight, before)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize(
+    ("labelled", "ran", "returns", "learns"),
+    [
+        (False, True, "nothing", True),
+        (False, True, "dict", True),
+        (False, False, "nothing", False),  # the step skips this batch
+        (True, True, "nothing", False),  # so it does here, where it could have had a loss
+    ],
+)
+def test_batches_of_texts_alone_are_taught_by_the_teacher(
+    labelled: bool, ran: bool, returns: str, learns: bool, tiny_teacher_dir: Path
+):
+    class Unlabelled(Foreign):
+        def training_step(self, batch, batch_idx):
+            loss = self.model(batch["input_ids"], batch["attention_mask"]).loss if ran else None
+            return loss if returns == "nothing" else {"loss": loss}
+
+    kept = ("input_ids", "attention_mask", *(["labels"] if labelled else []))
+    rows = [{name: batch[name] for name in kept} for batch in batches()]
+    module = Unlabelled(tiny_teacher_dir)
+    before = module.model.classifier.weight.clone()
+    train(module, DistillationLoss(tiny_teacher_dir), data=DataLoader(rows, batch_size=None))
+    assert torch.equal(module.model.classifier.weight, before) != learns
 
 
 @pytest.mark.parametrize(("answer", "match"), [(lambda loss: 3.0, "float"), (lambda loss: {"loss": 1}, "dict")])
@@ -191,6 +219,32 @@ def test_state_is_tensors_and_plain_values(tiny_teacher_dir: Path):
         assert not value.requires_grad
 
 
+def test_projections_of_other_objectives_are_refused(tiny_teacher_dir: Path):
+    plain = DistillationLoss(tiny_teacher_dir, objectives=[HiddenStates(metric="mse")])
+    projected = DistillationLoss(tiny_teacher_dir, objectives=[HiddenStates(projection="always", metric="mse")])
+    for callback in (plain, projected):
+        train(Foreign(tiny_teacher_dir), callback)
+    with pytest.raises(DistillationError, match="The checkpoint was made with other objectives, whose projections"):
+        projected.load_state_dict(plain.state_dict())
+
+
+def test_buffers_of_an_objective_go_where_the_module_goes(tiny_teacher_dir: Path):
+    class Scaled(SoftTargets):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(1))
+
+        def forward(self, student, teacher):
+            seen.append(self.scale.dtype)
+            return super().forward(student, teacher) * self.scale.sum()
+
+    seen: list[torch.dtype] = []
+    module = Foreign(tiny_teacher_dir)
+    train(module, DistillationLoss(tiny_teacher_dir, objectives=[Scaled()]), precision="64-true")
+    assert set(seen) == {torch.float64}  # as on another device
+    assert not hasattr(module, PROJECTIONS)
+
+
 def test_student_is_found_or_asked_for(tiny_teacher_dir: Path):
     module = Foreign(tiny_teacher_dir)
     callback = DistillationLoss(tiny_teacher_dir)
@@ -243,6 +297,9 @@ def test_shared_teacher_is_refused(tiny_teacher_dir: Path):
     module = Foreign(tiny_teacher_dir)
     with pytest.raises(DistillationError, match="Teacher and student share parameters"):
         train(module, DistillationLoss(module.model))
+    # what was refused is not frozen either
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert module.model.training
 
 
 def test_module_that_is_no_transformers_model(tiny_teacher_dir: Path):

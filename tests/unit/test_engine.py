@@ -54,8 +54,15 @@ def run(distiller, student, *batches):
     return taps.records
 
 
-def trainer(step, steps):
-    return SimpleNamespace(global_step=step, estimated_stepping_batches=steps)
+def trainer(step, steps, batch=0, automatic=True, limit=-1):
+    """Return a stub that is at a step and a batch, with a limit in steps or without one."""
+    return SimpleNamespace(
+        global_step=step,
+        estimated_stepping_batches=steps,
+        max_steps=limit,
+        lightning_module=SimpleNamespace(automatic_optimization=automatic),
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=batch)),
+    )
 
 
 # -- the sum -----------------------------------------------------------------------------------------------------------
@@ -95,6 +102,24 @@ def test_several_forwards_are_each_compared_with_a_teacher_call():
         for batch in (inputs(0), inputs(1))
     ]
     torch.testing.assert_close(terms["soft_targets"], torch.stack(expected).mean())
+
+
+def test_a_forward_without_gradients_is_none_of_those_that_are_taught():
+    student = bert(1)
+    distiller = Distiller(Teacher(bert(2)), [SoftTargets()])
+    distiller.build(student)
+    with distiller.watch(student) as taps:
+        student(**inputs(0))
+        with torch.no_grad():  # such as for a training accuracy
+            student(**inputs(1))
+    alone = distiller.terms(run(distiller, student, inputs(0)))["soft_targets"]
+    torch.testing.assert_close(distiller.terms(taps.records)["soft_targets"], alone)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), "2"])
+def test_the_weight_of_the_task_is_checked(weight):
+    with pytest.raises(DistillationError, match=r"task_weight=\.\.\. was given"):
+        Distiller(Teacher(bert()), [SoftTargets()], task_weight=weight)
 
 
 def test_the_pooling_of_the_student_is_an_option():
@@ -149,6 +174,18 @@ def test_a_schedule_needs_an_end_of_training(steps):
     distiller = Distiller(Teacher(bert()), [SoftTargets(weight=Linear(1.0, 0.0))])
     with pytest.raises(DistillationError, match=rf"plans {steps} optimizer steps"):
         distiller.set_progress(trainer(0, steps))
+
+
+def test_under_manual_optimization_schedules_follow_the_batches():
+    distiller = Distiller(Teacher(bert()), [SoftTargets(weight=Linear(0.0, 1.0))])
+    # two optimizers have taken a step each in every batch
+    for at, progress in (
+        (trainer(step=10, steps=20, batch=5, automatic=False), 0.25),
+        (trainer(step=10, steps=20, batch=5), 0.5),
+        (trainer(step=10, steps=20, batch=5, automatic=False, limit=20), 0.5),
+    ):
+        distiller.set_progress(at)
+        assert distiller.progress == progress
 
 
 def test_without_schedules_the_end_of_training_is_not_asked_for():
@@ -250,6 +287,15 @@ def test_a_bare_encoder_has_no_logits_to_compare(bare):
     with pytest.raises(DistillationError, match=rf"the {bare}.* is a bare encoder \(BertModel\) that gives none"):
         Distiller(Teacher(model), [SoftTargets()]).build(student)
     Distiller(Teacher(model), [HiddenStates()]).build(student)
+
+
+def test_a_head_alone_whose_batch_has_no_tokens_is_told_apart():
+    root = nn.Sequential(nn.Linear(16, 2))
+    distiller = Distiller(Teacher(bert(2)), [SoftTargets()], student={"logits": "0"})
+    with distiller.watch(root, {"a": inputs(), "b": inputs()}) as taps:
+        root(torch.zeros(3, 16))
+    with pytest.raises(DistillationError, match=r"\['input'\], holds no input_ids for the teacher. Name the encoder"):
+        distiller.terms(taps.records)
 
 
 # -- positions ---------------------------------------------------------------------------------------------------------

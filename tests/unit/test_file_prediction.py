@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,14 @@ def test_text_columns_are_chosen(model: DistillationModule):
 def test_kinds_of_files_give_the_same_answers(model: DistillationModule):
     expected = model.predict(TEXTS)
     Path("in.txt").write_text("\ufeff" + "\n\n".join(TEXTS) + "\r\n", encoding="utf-8")
-    assert predict("in.txt") == [
-        {"text": text, "prediction": answer} for text, answer in zip(TEXTS, expected, strict=True)
-    ]
+    with pytest.warns(UserWarning, match=rf"{len(TEXTS) - 1} blank lines are left out, the first is line 2"):
+        assert predict("in.txt") == [
+            {"text": text, "prediction": answer} for text, answer in zip(TEXTS, expected, strict=True)
+        ]
+    Path("in.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*blank")
+        predict("in.txt")
     Path("in.txt.gz").write_bytes(gzip.compress("\n".join(TEXTS).encode()))
     assert predict("in.txt.gz") == predict("in.txt")
     Path("in.tsv").write_text("\n".join(["id\ttext", *(f"{i}\t{text}" for i, text in enumerate(TEXTS))]))
@@ -248,6 +254,12 @@ def test_mistakes_leave_nothing_behind(rows: Any, options: dict[str, Any], messa
     with pytest.raises(DistillationError, match=message):
         predict_file(**arguments)
     assert sorted(path.name for path in Path().rglob("*")) == before
+
+
+def test_a_file_of_lines_by_another_name_says_how_to_call_it(model):
+    Path("in.en").write_text("a film\n")
+    with pytest.raises(DistillationError, match=r"suffix '\.en', .* Known are \.txt, with a text on each line"):
+        predict("in.en")
 
 
 def test_broken_line_far_down_is_found_before_anything_is_answered(model, monkeypatch: pytest.MonkeyPatch):

@@ -124,6 +124,8 @@ def test_paths_lose_the_folders_above(tmp_path: Path):
     (tmp_path / "films").mkdir()
     assert named(str(tmp_path / "films")) == {"path": "films"}
     assert named(None) is None
+    downloaded = tmp_path / "models--google-bert--bert-base-uncased" / "snapshots" / "86b5e0934494bd15c9632b12f734a8a6"
+    assert named(downloaded) == {"hub": "google-bert/bert-base-uncased"}
 
 
 def test_files_by_split_and_pairs_of_columns(module: DistillationModule, tmp_path: Path):

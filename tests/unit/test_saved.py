@@ -85,9 +85,20 @@ def test_what_made_a_student_is_still_told_when_it_is_saved_again(sources, tmp_p
     module.save_student(tmp_path / "one")
     load(tmp_path / "one").save_student(tmp_path / "two")
     first, second = (told(tmp_path / name)["lightning_distilbert"] for name in ("one", "two"))
-    assert first["teacher"] == str(sources["classifier"])
+    assert first["teacher"] == sources["classifier"].name
     assert len(first["objectives"]) == 2
     assert first == second
+
+
+def test_of_a_local_teacher_only_the_name_is_published(sources, tmp_path: Path):
+    module = DistillationModule(TextClassification(num_labels=2), sources["classifier"], Student(layers=1))
+    module.save_student(tmp_path / "one")
+    for file in tmp_path.glob("one/*"):
+        assert str(sources["classifier"].parent).encode() not in file.read_bytes(), file
+    before = told(tmp_path / "one")["lightning_distilbert"] | {"teacher": "/home/jane/secret/big"}  # as it once was
+    change(tmp_path / "one", lightning_distilbert=before)
+    load(tmp_path / "one").save_student(tmp_path / "two")
+    assert told(tmp_path / "two")["lightning_distilbert"]["teacher"] == "big"
 
 
 def test_label_names_of_the_teacher_come_back(sources, tmp_path: Path):
@@ -383,6 +394,10 @@ def stranger(**values: Any) -> Any:
         (without_head, "weights of the head are missing"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has a config.json and no weights"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json, so it holds no model"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "manifest.json"),
+            "is an artefact of lightning-distilbert export, .* deploy.load_artefact",
+        ),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json cannot be read: "),
         (lambda folder: (folder / "config.json").write_text("[]"), "holds no JSON object"),
         (lambda folder: [path.unlink() for path in folder.glob("[tv]o*")], "holds no tokenizer"),

@@ -259,6 +259,11 @@ def test_a_head_alone_takes_its_inputs_from_the_batch():
     assert record.signals.logits is logits
     assert record.inputs["input_ids"] is inputs["input_ids"]
     assert torch.equal(record.signals.mask, inputs["attention_mask"].bool())
+    nested = {"text": inputs, "topic": torch.zeros(2)}
+    for batch, found in ((nested, True), ({**nested, "other": inputs}, False)):  # of two texts it is either
+        with Taps(model, {"logits": "head"}, {"logits"}, batch=batch) as taps:
+            model.head(model.vector(inputs))
+        assert ("input_ids" in taps.records[0].inputs) is found
 
 
 def hooks_of(module):
@@ -323,7 +328,7 @@ def test_the_only_transformers_model_is_found():
 
 
 def test_no_model_or_several_are_reported_with_what_there_is():
-    with pytest.raises(DistillationError, match=r"holds 0 transformers models\. .*children are \['layer'\]"):
+    with pytest.raises(DistillationError, match=r"0 transformers models.* are \['layer'\].* configure_model\(\)"):
         find_student(nn.ModuleDict({"layer": nn.Linear(1, 1)}))
     # a path that merely begins like another one is a model of its own
     with pytest.raises(DistillationError, match=r"at \['model', 'model2'\]"):

@@ -21,6 +21,7 @@ from transformers import (
     DistilBertModel,
 )
 
+import lightning_distilbert.teacher as teacher_module
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import pool
 from lightning_distilbert.teacher import Teacher, cast_linear, declared_pooling, load_trained
@@ -159,6 +160,26 @@ def test_without_a_declaration_the_mean_is_taken(tiny_bert_dir):
     assert Teacher(tiny_bert_dir).pooling == "mean"
 
 
+def test_the_pooling_of_a_model_on_the_hub_is_read_too(folder, monkeypatch):
+    declare(folder, pooling_mode="cls")
+    monkeypatch.setattr(teacher_module, "cached_file", lambda source, name: str(folder / name))
+    (folder / "modules.json").write_text("[]")
+    assert Teacher("owner/name").pooling == "cls"
+    monkeypatch.undo()
+    assert Teacher("owner/name").pooling == "mean"  # not at hand
+
+
+@pytest.mark.parametrize("kinds", [["Transformer", "Pooling", "Dense"], ["Transformer", "WordWeights", "Pooling"]])
+def test_vectors_that_more_than_pooling_makes_are_refused(folder, kinds):
+    listed = [{"idx": i, "path": "", "type": f"sentence_transformers.models.{kind}"} for i, kind in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    teacher = Teacher(declare(folder, pooling_mode="mean"))
+    assert teacher(inputs(), {"hidden_states"}).embedding is None  # nothing is pooled
+    with pytest.raises(DistillationError, match=f"with a {'Dense' if 'Dense' in kinds else 'WordWeights'}, which is"):
+        teacher(inputs(), {"embedding"})
+    assert Teacher(folder, pooling="mean")(inputs(), {"embedding"}).embedding is not None
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -292,6 +313,12 @@ def test_its_own_encoding_is_read_instead_of_the_students():
 
 
 # -- precision ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_float16_teacher_stays_out_of_mixed_precision(tiny_teacher_dir):
+    teacher = Teacher(tiny_teacher_dir, dtype="float16")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert teacher(inputs(), {"logits"}).logits.dtype == torch.float16
 
 
 def test_cast_weights_change_no_output_under_autocast_and_untie_the_head():

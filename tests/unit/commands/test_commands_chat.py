@@ -70,9 +70,9 @@ def chat(
 
 
 def test_piped_messages_are_answered_line_by_line(parts: Path, monkeypatch, capsys):
-    chat(parts, "hello\n\U0001f600\n" + "x" * 50000 + "\n\nstop\nexit\nnever read\n", monkeypatch, "--json")
+    chat(parts, "hello\n\U0001f600\n" + "x" * 50000 + "\n\nstop\nexit\nbye\n", monkeypatch, "--json")
     replies = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [reply["part"] for reply in replies] == ["slot", "unclear", "unclear", "unclear", "intent"]
+    assert [reply["part"] for reply in replies] == ["slot", "unclear", "unclear", "unclear", "intent", "slot", "slot"]
     assert replies[0]["text"] == "Where to?"
     assert replies[0]["milliseconds"].keys() == {"intents", "slots", "total"}
     assert "100 characters" in replies[2]["text"]
@@ -95,8 +95,9 @@ def test_knowledge_alone_with_a_reader(parts: Path, monkeypatch, capsys):
 
 
 def test_a_person_is_asked(parts: Path, monkeypatch, capsys):
-    chat(parts, "hello\nquit\n", monkeypatch, terminal=True)
+    chat(parts, "hello\nquit\n\U0001f600\n", monkeypatch, terminal=True)
     out = capsys.readouterr().out
+    assert "did not understand" not in out
     assert out.startswith("Type a message")
     assert "> " in out
     assert "Where to?" in out

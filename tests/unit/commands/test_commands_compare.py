@@ -44,6 +44,8 @@ def test_comparison_is_printed_and_written(workplace: Path, capsys: pytest.Captu
     assert (found.resamples, found.lengths, found.starts, found.repeats) == (20, (4, 8), 0, 2)
     assert found["student"].score.value == 1.0
     assert found.command.startswith("lightning-distilbert compare --models big=teacher student --evaluate rows.tsv")
+    assert "--output out " in found.command
+    assert str(workplace) not in (workplace / "out" / "comparison.html").read_text(encoding="utf-8")
     assert found.evaluation == "rows.tsv"
     assert all((workplace / "out" / f"comparison.{suffix}").stat().st_size for suffix in ("json", "md", "html"))
 

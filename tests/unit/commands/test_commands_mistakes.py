@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import yaml
 
 from lightning_distilbert.cli import RECIPES, main
 from lightning_distilbert.commands.mistakes import explain
+from lightning_distilbert.commands.training import EarlyLook
 
 RECIPE = yaml.safe_load((RECIPES / "text-classification.yaml").read_text(encoding="utf-8"))
 GIVEN = ["--model.teacher", "teacher", "--data.source", "data"]
@@ -185,6 +188,43 @@ def test_placeholders_of_a_recipe_are_named_with_their_flags(
     assert "--data.source" not in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trainer.precision", "bf16_mixed"], "or 'bf16-true' or 'bf16-mixed' or .* Did you mean 'bf16-mixed'?"),
+        (["--model.student.architecture", "bert"], "it has to be 'auto' or 'distilbert' or 'same'."),
+        (["--data.batch_size", "many"], "error: data.batch_size was given many: it has to be int."),
+        (["--model.learning_rate", "fast"], "error: model.learning_rate was given fast: it has to be float."),
+        (["--data.problem_type", "one"], "data.problem_type was given one: .* or 'regression' or null."),
+        (["--data.batch_size", "0"], "error: batch_size=0: it has to be 1 or more."),
+        (["--model.student.encoder.layers", "2"], "model.student: Student has no argument 'encoder.layers'."),
+        (
+            ["--model.teacher", "None"],
+            "error: --model.teacher was given the text 'None'. Nothing at all is written null",
+        ),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_it_may_be(
+    arguments: list[str], message: str, tiny_teacher_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    Path("teacher").symlink_to(tiny_teacher_dir)
+    line = refused(capsys, "--config", "recipes/text-classification.yaml", *GIVEN, *arguments)
+    assert re.search(re.escape(message).replace(r"\.\*", ".*"), line)
+
+
+@pytest.mark.parametrize("given", [["=null"], ["", "null"]])
+def test_null_reaches_a_part_of_a_part(given: list[str], capsys: pytest.CaptureFixture[str]):
+    flags = []
+    for name in ("source", "layers", "dropout"):
+        flags += [f"--model.student.encoder.{name}{given[0]}", *given[1:]]
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", "recipes/translation.yaml", *GIVEN, *flags, "--print_config"])
+    assert exit_.value.code == 0
+    encoder = yaml.safe_load(capsys.readouterr().out)["model"]["student"]["init_args"]["encoder"]
+    assert encoder["class_path"].endswith("Student")
+    assert [encoder["init_args"][name] for name in ("source", "layers", "dropout")] == [None, None, None]
+
+
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +242,19 @@ def test_a_wrong_checkpoint_is_one_line(
             ("student", "is a folder and no check"),
         ):
             assert message in refused(capsys, *given, "--ckpt_path", path, command=command)
+        if command != "fit":
+            line = refused(capsys, *given, "--ckpt_path", "best", command=command)
+            assert f"--ckpt_path best is that of a fit in the same run, and {command} is none." in line
+
+
+def test_a_misspelt_monitor_is_told_before_training(recwarn: pytest.WarningsRecorder):
+    watching = [SimpleNamespace(monitor=name) for name in (None, "train/loss", "val/f1", "val/acuracy")]
+    EarlyLook().on_sanity_check_end(
+        SimpleNamespace(callback_metrics={"val/accuracy": 0, "val/f1": 0}, callbacks=watching), None
+    )
+    (told,) = [str(warning.message) for warning in recwarn]
+    assert "watches 'val/acuracy'" in told
+    assert "Did you mean 'val/accuracy'?" in told
 
 
 def test_weights_alone_are_no_checkpoint_to_evaluate(tiny_teacher_dir: Path, capsys: pytest.CaptureFixture[str]):

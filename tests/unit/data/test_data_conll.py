@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from lightning_distilbert.data.conll import read_conll, tagged_splits
+from lightning_distilbert.data.conll import in_columns, read_conll, tagged_splits
 from lightning_distilbert.errors import DistillationError
 
 CONLL = """-DOCSTART- -X- -X- O
@@ -99,3 +99,21 @@ def test_a_folder_with_two_files_of_a_split_or_none_is_refused(tmp_path):
         write(tmp_path / name)
     with pytest.raises(DistillationError, match=r"more than one file for 'train': \['a.train.iob', 'b.train.iob'\]"):
         tagged_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("In IN O\nRome NNP I-LOC\n", True),
+        ("In O\nRome extra B-LOC\n", True),  # a broken line is for the reader to refuse
+        ("In IN\nRome NNP\n\nthe DT\ncity NN\n", True),
+        ("In\nRome\n\nParis\n", True),
+        ("\n\nin Rome\nin Paris\n", False),  # a blank line parts nothing here
+        ("so do I\n", False),
+        ("a man in Rome\n\nthe city\n", False),
+        ("", False),
+    ],
+)
+def test_columns_are_told_from_plain_text(tmp_path, text, expected):
+    (tmp_path / "more.txt").write_text(text)
+    assert in_columns(tmp_path / "more.txt") is expected

@@ -88,6 +88,16 @@ def test_other_folders_files_and_mappings_are_those_of_any_data(tmp_path: Path):
             open_parallel(pair, languages)
 
 
+def test_files_in_two_languages_that_nobody_named(tmp_path: Path):
+    for name in ("train.en", "train.de", "dev.en.gz", "dev.de.gz", "notes.md"):
+        write(tmp_path, name, "a\n")
+    for source in (tmp_path, str(tmp_path / "train"), {"validation": tmp_path / "dev"}):
+        with pytest.raises(DistillationError, match=r"end in \.de, \.en: name two.*languages=\['de', 'en'\]"):
+            open_parallel(source, None)
+    file = write(tmp_path, "train.jsonl", "{}")
+    assert open_parallel(tmp_path, None) == {"train": Path(file)}
+
+
 def test_rows_have_columns_or_a_dict_of_languages():
     rows = [{"source": "a", "target": "b"}]
     assert read_columns(rows, ("source", "target"), None, "here") == Parallel(["a"], ["b"])

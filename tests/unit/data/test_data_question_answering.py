@@ -161,6 +161,9 @@ def test_unlabelled_questions_are_mixed_in(tmp_path, as_file):
     assert "start_positions" not in alone
     with pytest.raises(DistillationError, match=r"unlabelled: .* has only the splits \['test'\]"):
         make({"train": [row()]}, unlabelled={"test": [row()]}).setup("fit")
+    (tmp_path / "more.txt").write_text("who built the tower\n")
+    with pytest.raises(DistillationError, match="more.txt is plain text, and a question is asked of a context"):
+        make({"train": [row()]}, unlabelled=str(tmp_path / "more.txt")).setup("fit")
 
 
 BAD = [row(), row("where", text="city", start=3), row("what", text="bridge", start=4), row("when")]

@@ -146,6 +146,21 @@ def test_sentences_without_tags_are_for_the_teacher_alone(tokenizer, tmp_path: P
         TokenClassificationData(ROWS, tokenizer=tokenizer, unlabelled={"test": ROWS}).setup("fit")
 
 
+@pytest.mark.parametrize("name", ["more.txt", "more.txt.zst"])
+def test_unlabelled_text_has_a_sentence_in_each_line(tokenizer, tmp_path: Path, name):
+    # three words each, so that it could pass for columns
+    text = "the old city\n\na cat .\n" if name.endswith(".zst") else "the old city\na cat .\n"
+    content = pytest.importorskip("zstandard").compress(text.encode()) if name.endswith(".zst") else text.encode()
+    (tmp_path / name).write_bytes(content)
+    data = TokenClassificationData(ROWS, tokenizer=tokenizer, unlabelled=str(tmp_path / name))
+    assert written(data)[2:] == ["- - -", "- - -"]
+    if name.endswith(".txt"):
+        named = TokenClassificationData(
+            ROWS, tokenizer=tokenizer, unlabelled=str(tmp_path / name), columns=["tokens", "", ""]
+        )
+        assert written(named)[2:] == ["- -"]
+
+
 def test_sentences_without_tags_are_counted(tokenizer):
     rows = [*ROWS, {"tokens": ["dog"], "tags": None}]
     with pytest.warns(UserWarning, match="train split: 1 of 3 sentences have no tags; they count for distillation"):

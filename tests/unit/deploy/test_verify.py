@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,16 @@ def test_lost_score_fails_the_gate(check):
     assert found.retention == 0.0
     found = check(lambda batch, logits: np.where(batch["input_ids"][:, 3:4] % 2, -logits, logits), "onnx-int8")
     assert 0 < found.retention == found.facts["evaluation"]["artefact"]["accuracy"] < 1
+
+
+def test_a_score_of_zero_is_no_gate(module: DistillationModule, films: list[dict[str, Any]]):
+    graph = Graph(module.task, module.student, module.tokenizer.model_input_names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Verifier(module, graph, open_evaluation(module, films), 0.99)
+    wrong = [row | {"label": {"bad": "good", "good": "bad"}[row["label"]]} for row in films]
+    with pytest.warns(UserWarning, match=r"accuracy on the list passed in is 0\.0000, .* keeps all"):
+        Verifier(module, graph, open_evaluation(module, wrong), 0.99)
 
 
 def test_float_graph_that_computes_something_else_is_refused_at_any_score(check):
