@@ -152,12 +152,16 @@ class CandidateSplit:
             queries: The query of each further row; an empty list for documents without a query.
             documents: Its document.
         """
-        asked, found = dict(zip(self.queries, range(len(self.queries)), strict=True)), _places(self.documents)
+        # a BEIR folder may have one text under several ids: all keep their places, and the first stands for the text
+        all_queries, all_documents = list(self.queries), list(self.documents)
+        asked, found = (
+            {text: place for place, text in reversed(list(enumerate(own)))} for own in (all_queries, all_documents)
+        )
         relevant = list(self.relevant)
         more = []
         for number, text in enumerate(documents):
-            place = asked.setdefault(queries[number], len(asked)) if queries else NOBODY
-            more.append((place, found.setdefault(text, len(found))))
+            place = _place(queries[number], asked, all_queries) if queries else NOBODY
+            more.append((place, _place(text, found, all_documents)))
             if place == len(relevant):
                 relevant.append({})
             if place != NOBODY:
@@ -165,7 +169,7 @@ class CandidateSplit:
         pairs = np.concatenate([self.pairs, np.array(more, dtype=np.int64).reshape(-1, 2)])
         negatives = self.negatives + [np.zeros(0, dtype=np.int64)] * len(more)
         scores = self.scores + [np.full(1, np.nan, dtype=np.float32)] * (len(more) if self.scores else 0)
-        return CandidateSplit(list(asked), list(found), pairs, negatives, scores, relevant)
+        return CandidateSplit(all_queries, all_documents, pairs, negatives, scores, relevant)
 
     def used(self) -> CandidateSplit:
         """Return the same rows without the documents that occur in none, which need no tokens."""
@@ -236,6 +240,14 @@ def with_texts(rows: Sequence[Row], folder: BeirFolder | None, query: str, docum
 
 def _lacking(rows: Sequence[tuple[Row, Mapping[str, str]]]) -> str:
     return " and ".join(repr(name) for name in next(keys for _, keys in rows if keys))
+
+
+def _place(text: str, places: dict[str, int], texts: list[str]) -> int:
+    """Return the place of a text, which becomes the last one if it has none."""
+    if text not in places:
+        places[text] = len(texts)
+        texts.append(text)
+    return places[text]
 
 
 def _places(values: Sequence[str]) -> dict[str, int]:

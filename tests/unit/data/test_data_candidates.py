@@ -122,6 +122,16 @@ def test_further_pairs_of_which_nobody_knows():
     assert (len(split.pairs), split.queries, len(split.relevant)) == (3, ["a", "b"], 2)
 
 
+def test_further_pairs_leave_one_text_under_several_ids_at_its_places():
+    relevant = [{0: 1.0}, {1: 1.0}, {2: 1.0}]
+    split = CandidateSplit.of(RetrievalSplit(["a", "a", "b"], ["x", "x", "y"], relevant))
+    more = split.with_pairs(["b", "a", "c"], ["new", "x", "y"])
+    assert (more.queries, more.documents) == (["a", "a", "b", "c"], ["x", "x", "y", "new"])
+    assert more.pairs.tolist() == [[0, 0], [1, 1], [2, 2], [2, 3], [0, 0], [3, 2]]
+    assert more.relevant[:2] == [{0: 1.0}, {1: 1.0}]
+    assert split.with_pairs([], ["x", "z"]).documents == ["x", "x", "y", "z"]
+
+
 def test_documents_in_no_row_are_left_out():
     split = CandidateSplit.of(RetrievalSplit(["a", "b"], ["u", "v", "w", "x"], [{3: 1.0}, {1: 2.0, 3: 1.0}]))
     used = split.used()
