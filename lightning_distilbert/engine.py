@@ -141,6 +141,12 @@ class Distiller:
         teacher = facts_of(f"the teacher {self.teacher.name}", self.teacher.model, self.teacher.paths, wanted)
         for objective in self.parts:
             objective.build(student, teacher)
+        self.teacher.open_cache(wanted, self._layers_compared())
+
+    def _layers_compared(self) -> set[int] | None:
+        """The teacher's hidden states that some objective compares; None if one does not say."""
+        pairs = [getattr(objective, "pairs", None) for objective in self.parts if "hidden_states" in objective.requires]
+        return None if None in pairs else {theirs for chosen in pairs for _, theirs in chosen or ()}
 
     def watch(self, root: nn.Module, batch: Any = None, positions: Tensor | None = None) -> Taps:
         """Return taps on the student, to be used as a context around its forwards.

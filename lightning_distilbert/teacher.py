@@ -23,6 +23,7 @@ from lightning_distilbert.loading import load_model
 from lightning_distilbert.signals import Signals
 from lightning_distilbert.spec import Spec
 from lightning_distilbert.taps import Paths, Taps
+from lightning_distilbert.teacher_cache import TeacherCache
 
 
 class Teacher(Spec):
@@ -39,6 +40,7 @@ class Teacher(Spec):
         dtype: A torch type name for its weights, such as ``"bfloat16"``. None keeps float32 and runs in whatever
             precision the Trainer computes in. A float16 of its own is kept out of mixed precision.
         paths: Where a finished module gives its signals, as in `Taps`.
+        cache: A folder for what it says of each text, so that it reads each once; see `TeacherCache`. None keeps none.
         trust_remote_code: Whether to run code that comes with the weights.
 
     Raises:
@@ -57,6 +59,7 @@ class Teacher(Spec):
         pooling: Literal["mean", "cls"] | None = None,
         dtype: str | None = None,
         paths: Paths = "",
+        cache: str | Path | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         self.source = source if isinstance(source, nn.Module) else str(source)
@@ -65,6 +68,7 @@ class Teacher(Spec):
         if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise DistillationError(f"dtype={dtype!r} is no torch type: write its name, such as 'bfloat16'.")
         self.dtype = None if dtype is None else getattr(torch, dtype)
+        self.cache = None if cache is None else TeacherCache(cache)
         self._pooling = pooling
         self._model: nn.Module | None = None
         self._precision: str | None = None  # of the Trainer that the weights were last prepared for
@@ -152,15 +156,47 @@ class Teacher(Spec):
             else:
                 positions = None
             inputs, mask = own, None
+        if self.cache is not None:
+            if not self.cache.requires:
+                self.open_cache(requires)
+            requires = self.cache.requires
         if "logits" not in requires and self.paths == "" and isinstance(model, PreTrainedModel):
             model = encoder_of(backbone(model))  # a head over the vocabulary costs as much as several layers
         accepted = accepted_inputs(model)
         usable = {name: value for name, value in inputs.items() if name in accepted} or dict(inputs)
         if isinstance(model, PreTrainedModel) and not {"input_ids", "inputs_embeds"} & usable.keys():
             raise DistillationError(
-                f"What the student was called with, {sorted(inputs)}, holds no input_ids for the teacher. Name the encoder "
-                "beside a head: student={'hidden_states': 'encoder', 'logits': 'classifier'}."
+                f"What the student was called with, {sorted(inputs)}, holds no input_ids for the teacher. Name the "
+                "encoder beside a head: student={'hidden_states': 'encoder', 'logits': 'classifier'}."
             )
+        if self.cache is not None:
+            signals = self.cache(functools.partial(self._run, model, requires), usable, positions)
+        else:
+            signals = self._run(model, requires, usable, positions)
+        if signals.mask is None:
+            signals.mask = mask
+        return signals
+
+    def open_cache(self, requires: Collection[str], layers: Collection[int] | None = None) -> None:
+        """Check, before training, that the cache is this teacher's and has what is needed, or that it can be made.
+
+        Args:
+            requires: The signals that are needed.
+            layers: The hidden states that are needed; None are all.
+
+        Raises:
+            DistillationError: If not.
+        """
+        if self.cache is not None:
+            self.cache.open(self.model, self.pooling if "embedding" in requires else None, requires, layers)
+
+    def _run(
+        self,
+        model: nn.Module,
+        requires: Collection[str],
+        inputs: Mapping[str, Any],
+        positions: torch.Tensor | None,
+    ) -> Signals:
         pooling = self.pooling if "embedding" in requires else "mean"
         taps = Taps(model, self.paths, requires, pooling, positions=positions)
         device = next((p.device.type for p in model.parameters()), "cpu")
@@ -170,11 +206,8 @@ class Teacher(Spec):
         elif self.dtype == torch.float16:  # a CPU refuses float16 norms of what autocast made bfloat16
             mixed = torch.autocast(device, enabled=False)
         with torch.no_grad(), mixed, logits_at(model, positions), taps:
-            model(**usable)
-        signals = taps.records[0].signals
-        if signals.mask is None:
-            signals.mask = mask
-        return signals
+            model(**inputs)
+        return taps.records[0].signals
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         """Return the teacher itself: a copy of the student shares it."""

@@ -136,8 +136,8 @@ class EarlyLook(CallbackBase):
         for name, owner in watched.items():
             if logged and name is not None and name.startswith("val/") and name not in logged:
                 rank_zero_warn(
-                    f"{owner} watches {name!r}, and the check before training logged only {logged}.{nearest(name, logged)}"
-                    " If it is not there after the first epoch, training stops."
+                    f"{owner} watches {name!r}, and the check before training logged only {logged}."
+                    f"{nearest(name, logged)} If it is not there after the first epoch, training stops."
                 )
 
 

@@ -20,6 +20,7 @@ from lightning_distilbert.cli import COMMANDS, RECIPES, find_recipes, main
 from lightning_distilbert.commands.training import check_target
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.precision import auto_precision
+from lightning_distilbert.row_store import ENTRY, RowStore
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ["--config", "recipes/text-classification.yaml"]
@@ -115,6 +116,8 @@ def test_fit_with_every_kind_of_override_on_two_processes(workplace: Path):
         *text_fit("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.precision", "bf16-mixed"),
         *("--model.objectives", objectives, "--model.student.layers", "[0, 3]", "--model.student.architecture", "same"),
         *("--model.task_weight", "0.5", "--model.task.labels", "[dull, great]", "--seed_everything", "5"),
+        *("--model.teacher", "lightning_distilbert.Teacher", "--model.teacher.source", "teacher"),
+        *("--model.teacher.cache", "cache", "--trainer.max_epochs", "2"),
     )
     assert done.returncode == 0, done.stderr
     config = yaml.safe_load(next(workplace.rglob("config.yaml")).read_text())
@@ -127,6 +130,10 @@ def test_fit_with_every_kind_of_override_on_two_processes(workplace: Path):
     assert [part["class_path"].rpartition(".")[2] for part in told["objectives"]] == ["SoftTargets", "Similarity"]
     assert told["objectives"][0]["init_args"]["temperature"] == 3.0
     assert told["task_weight"] == 0.5
+    indices = list((workplace / "cache").glob("*.index"))
+    assert len(indices) == 2  # each process has written what it read, and in the second epoch read what the other wrote
+    assert sum(index.stat().st_size for index in indices) == 16 * ENTRY.size
+    assert len(RowStore(workplace / "cache")) == 16
 
 
 def test_retrieval_recipe_runs_and_saves_a_sentence_encoder(workplace: Path):

@@ -162,7 +162,7 @@ def test_unlabelled_questions_are_mixed_in(tmp_path, as_file):
     with pytest.raises(DistillationError, match=r"unlabelled: .* has only the splits \['test'\]"):
         make({"train": [row()]}, unlabelled={"test": [row()]}).setup("fit")
     (tmp_path / "more.txt").write_text("who built the tower\n")
-    with pytest.raises(DistillationError, match="more.txt is plain text, and a question is asked of a context"):
+    with pytest.raises(DistillationError, match=r"more\.txt is plain text, and a question is asked of a context"):
         make({"train": [row()]}, unlabelled=str(tmp_path / "more.txt")).setup("fit")
 
 

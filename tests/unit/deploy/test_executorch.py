@@ -1,4 +1,4 @@
-"""These need the extra executorch, which brings packages that other extras do not go with."""
+"""Most of these need the extra executorch: `make test-executorch` installs it into an environment of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def executorch() -> Any:
-    return pytest.importorskip("executorch.runtime", reason="needs the extra executorch")
+    return pytest.importorskip("executorch.runtime", reason="needs the extra executorch (make test-executorch)")
 
 
 def test_phone_artefact_answers_as_the_student(classifier: Path, films: list[dict[str, Any]], tmp_path: Path):
