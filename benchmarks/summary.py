@@ -14,7 +14,14 @@ from lightning_distilbert.report.table import Table, replace_region
 
 # task, what is counted, store, field, keys of teacher, student without distillation, with; what else there is to say
 ROWS = (
-    ("AG News, 10 % of the labels", "accuracy", "labels", "accuracy", "10 %/{}", ("teacher/6", "plain/3", "unlabelled/3")),
+    (
+        "AG News, 10 % of the labels",
+        "accuracy",
+        "labels",
+        "accuracy",
+        "10 %/{}",
+        ("teacher/6", "plain/3", "unlabelled/3"),
+    ),
     ("STS-B", "Spearman", "recipes", "score", "STS-B/{}", ("teacher", "fine-tuned", "close + labels")),
     ("MRPC", "accuracy", "recipes", "score", "MRPC/{}", ("teacher", "fine-tuned", "close + labels")),
     ("SST-2", "accuracy", "glue", "score", "SST-2/{}", ("teacher", "plain", "distilled")),
