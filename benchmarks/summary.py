@@ -12,7 +12,7 @@ import statistics
 from benchmarks.common import Store
 from lightning_distilbert.report.table import Table, replace_region
 
-# task, what is counted, store, field, keys of teacher, student without distillation, with; what else there is to say
+# task, what is counted, store, field, and the keys of teacher, student without distillation and with it
 ROWS = (
     (
         "AG News, 10 % of the labels",

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.teacher_cache
 
-The teacher is all-MiniLM-L6-v2 with a classifier's head (6 layers), the student has 3 of its layers. One step is student,
-teacher, loss, backward and optimizer on 32 texts of one length, with the median of the rounds in milliseconds of
-processor time, and what the cache holds of each text.
+The teacher is all-MiniLM-L6-v2 with a classifier's head (6 layers), the student has 3 of its layers. A step is student,
+teacher, loss, backward and optimizer on 32 texts of one length: the median of the rounds in milliseconds of processor
+time. The last column is what the cache holds of a text.
 """
 
 import argparse
