@@ -1,7 +1,7 @@
 """SST-2 and CoLA: a teacher, students of half its depth without and with distillation, several seeds.
 
     LIGHTNING_DISTILBERT_DATA=... python -m benchmarks.glue
-    python -m benchmarks.glue --table README.md docs/results.md   # write the table from the stored results
+    python -m benchmarks.glue --table docs/results.md   # write the table from the stored results
 
 The teacher is all-MiniLM-L6-v2 (6 layers), fine-tuned on the task. All students are cut out of that teacher by the same
 rule, start from the same weights and see the same batches for the same number of steps. The score is the last epoch's

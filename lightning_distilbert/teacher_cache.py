@@ -74,6 +74,9 @@ class TeacherCache:
                 f"Teacher(cache={str(self.folder)!r}) keeps {', '.join(DTYPES)}, and an objective needs "
                 f"{', '.join(others)}, which take far more room than the text. Leave the cache out."
             )
+        words = getattr(model, "get_output_embeddings", lambda: None)()
+        if "logits" in requires and words is not None:
+            self._check_classes(len(words.weight))
         check_writable(self.folder / META, "What the teacher says", "cache")
         if not self._teacher:
             self._teacher = fingerprint(model)
@@ -140,16 +143,13 @@ class TeacherCache:
         if value is None:
             raise DistillationError(f"The teacher gave no {name}, which are to be cached.")
         per = "token"
+        if name == "logits" and signals.classes is None:
+            self._check_classes(value.shape[-1])
         if name == "hidden_states":
             layers = range(len(value)) if self._layers is None else self._layers
             value = torch.stack([value[layer] for layer in layers], dim=2)
         elif name == "logits" and signals.classes is not None:
             per, value = "span", torch.stack(value.chunk(2), dim=2)  # of each token the start and the end
-        elif name == "logits" and value.shape[-1] > MAX_CLASSES:
-            raise DistillationError(
-                f"The teacher's logits are over {value.shape[-1]} classes, and those of at most {MAX_CLASSES} are "
-                "cached: over a vocabulary each text would take megabytes. Leave the cache out."
-            )
         elif name == "logits" and positions is not None:
             return "position", value
         elif name == "embedding" or value.dim() < 3:
@@ -160,6 +160,13 @@ class TeacherCache:
                 "a cache needs input_ids or an attention_mask of the same batch and sequence."
             )
         return per, value[keep]
+
+    def _check_classes(self, count: int) -> None:
+        if count > MAX_CLASSES:
+            raise DistillationError(
+                f"The teacher's logits are over {count} classes, and those of at most {MAX_CLASSES} are cached: over a "
+                "vocabulary each text would take megabytes. Leave the cache out."
+            )
 
     def _decode(
         self, rows: list[memoryview | bytes], inputs: dict[str, Any], keep: Tensor | None, positions: Tensor | None

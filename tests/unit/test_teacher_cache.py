@@ -247,10 +247,13 @@ def test_signals_that_are_not_kept_are_refused_before_training(tiny_teacher_dir,
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_vocabulary_is_refused(tmp_path):
-    model = model_of("bert", AutoModelForMaskedLM, vocab_size=1200)
-    with pytest.raises(DistillationError, match="logits are over 1200 classes, and those of at most 1000 are cached"):
-        Teacher(model, cache=tmp_path / "cache")(INPUTS, {"logits"})
+def test_a_vocabulary_is_refused_where_possible_before_training(tmp_path):
+    many, refusal = {"vocab_size": 1200}, "logits are over 1200 classes, and those of at most 1000 are cached"
+    with pytest.raises(DistillationError, match=refusal):
+        Teacher(model_of("bert", AutoModelForMaskedLM, **many), cache=tmp_path / "a").open_cache({"logits"})
+    with pytest.raises(DistillationError, match=refusal):
+        Teacher(nn.Linear(4, 1200), cache=tmp_path / "b")({"input": torch.zeros(2, 4)}, {"logits"})
+    Teacher(model_of("bert", AutoModelForMaskedLM, **many), cache=tmp_path / "a").open_cache({"hidden_states"})
 
 
 @pytest.mark.parametrize("inputs", [{"x": torch.zeros(()), "y": torch.zeros(2, 3)}, {"x": torch.zeros(2, 4), "y": [1]}])
