@@ -42,6 +42,11 @@ def closely():
     return [SoftTargets(temperature=2.0, weight=10.0), HiddenStates(layers="initialised", metric="mse", weight=1.0)]
 
 
+def task_recipes():
+    """What the YAML recipes of the tasks have."""
+    return [SoftTargets(temperature=2.0, weight=1.0), HiddenStates(layers="initialised", metric="mse", weight=10.0)]
+
+
 # the stages of each recipe: objectives (None fine-tunes), the weight of the task loss (None is the preset's), dropout
 RECIPES = {
     "fine-tuned": [(None, None, None)],
@@ -51,6 +56,7 @@ RECIPES = {
     "minilm": [("minilm", None, None), (None, None, None)],
     "textbrewer": [("textbrewer", None, None)],
     "patient": [("patient", None, None)],
+    "task recipes": [(task_recipes, 1.0, None)],
     "close": [(closely, 0.0, 0.0)],
     "close + labels": [(closely, 1.0, 0.0)],
     "close + labels, 4 x steps": [(closely, 1.0, 0.0)],
