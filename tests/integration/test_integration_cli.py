@@ -350,12 +350,11 @@ def test_mistake_of_a_user_in_a_process_of_its_own(workplace: Path):
         (["--model.task.problem_type", "regression"], "Regression has one output, not num_labels=2"),
         (["--model.objectives", "everything"], "There are no objectives named 'everything'"),
         (["--model.objectives=[{class_path: SoftTargets, init_args: {temperature: -1}}]"], "given -1.0: it must be"),
-        (["--model.student.rule", "sideways"], "Got value: sideways"),
+        (["--model.student.rule", "sideways"], "rule was given sideways: it has to be 'uniform'"),
         (["--model.student.config", "{}"], "Student(config=...) builds a whole model"),
         (["--model.nonsense", "3"], "unrecognized arguments: --model.nonsense 3"),
-        (["--trainer.precision", "13"], "Given value: 13"),
+        (["--trainer.precision", "13"], "precision was given 13: it has to be 64"),
         (["--config", "mine/nowhere.yaml"], "File does not exist"),
-        (["--trainer.callbacks.monitor", "val/nothing"], "val/nothing"),
         (["--ckpt_path", "nowhere.ckpt"], "nowhere.ckpt"),
         (["--student_dir", "data"], "no config.json: it is no model folder"),
     ],
@@ -363,6 +362,11 @@ def test_mistake_of_a_user_in_a_process_of_its_own(workplace: Path):
 )
 def test_mistake_is_one_line(arguments: list[str], message: str, capsys, workplace: Path):
     assert message in refused(capsys, *text_fit(*arguments))
+
+
+def test_a_mistyped_monitor_is_told_before_training(capsys, workplace: Path):
+    with pytest.warns(UserWarning, match="ModelCheckpoint watches 'val/nothing', and the check before training logged"):
+        assert "val/nothing" in refused(capsys, *text_fit("--trainer.callbacks.monitor", "val/nothing"))
 
 
 @pytest.mark.parametrize(
