@@ -92,18 +92,10 @@ $(VENV)/.browser: $(VENV)/.dev examples/browser/package-lock.json
 	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt 'playwright==1.65.2' | $(PROGRESS)
 	@touch $@
 
-# apart from the other tests: TensorFlow is 2 GB
-$(KERAS_VENV)/.tests: pyproject.toml constraints.txt
-	@echo "Installing the packages of the Keras tests into $(KERAS_VENV) (once; some minutes)"
-	@$(PYTHON) -m venv $(KERAS_VENV)
-	@$(KERAS_VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[keras]' pytest pytest-timeout | $(PROGRESS)
-	@touch $@
-
-# apart from the other tests: it brings packages that other extras do not go with
-$(EXECUTORCH_VENV)/.tests: pyproject.toml constraints.txt
-	@echo "Installing the packages of the ExecuTorch tests into $(EXECUTORCH_VENV) (once; some minutes)"
-	@$(PYTHON) -m venv $(EXECUTORCH_VENV)
-	@$(EXECUTORCH_VENV)/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[executorch]' pytest pytest-timeout | $(PROGRESS)
+# apart from the other tests: TensorFlow is 2 GB, and ExecuTorch brings packages that other extras do not go with
+.venv-%/.tests: pyproject.toml constraints.txt
+	@echo "Installing the packages of the $* tests into .venv-$* (once; some minutes)"
+	@$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[$*]' pytest pytest-timeout | $(PROGRESS)
 	@touch $@

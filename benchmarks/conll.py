@@ -19,12 +19,10 @@ import statistics
 import torch
 from pytorch_lightning import seed_everything
 
-from benchmarks.common import CACHE, Store, fit, keep_attention, pretrained, root
+from benchmarks.common import CACHE, Store, drop_no_attention, fit, layerwise, pretrained, root
 from lightning_distilbert import (
     Attention,
     DistillationModule,
-    HiddenStates,
-    SoftTargets,
     Student,
     TokenClassification,
     TokenClassificationData,
@@ -54,8 +52,7 @@ DEFAULT = ("teacher", "plain", "logits", "hidden")
 
 def objectives(kind):
     """The terms of a student's loss, and the weight of the labels beside them."""
-    soft = SoftTargets(temperature=2.0, weight=1.0)
-    hidden = HiddenStates(layers="initialised", metric="mse", weight=10.0)
+    soft, hidden = layerwise()
     sets = {
         "logits": ([soft], 1.0),
         "hidden": ([soft, hidden], 1.0),
@@ -121,7 +118,7 @@ def run(store, kind, seed, arguments):
         student = Student(layers=arguments.layers)
         module = DistillationModule(teacher=str(folder), student=student, **objectives(kind), **common)
     data = data_of(seed, settings["batch"], arguments.limit)
-    seconds = fit(keep_attention(module), data, max_epochs=settings["epochs"])
+    seconds = fit(drop_no_attention(module), data, max_epochs=settings["epochs"])
     found = score(module, data)
     if kind == "teacher":
         module.save_student(folder)

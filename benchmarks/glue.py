@@ -16,11 +16,9 @@ import torch
 from pytorch_lightning import seed_everything
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.common import CACHE, Store, fit, predict, pretrained, root
+from benchmarks.common import CACHE, Store, fit, layerwise, predict, pretrained, root
 from lightning_distilbert import (
     DistillationModule,
-    HiddenStates,
-    SoftTargets,
     Student,
     TextClassification,
     TextClassificationData,
@@ -58,10 +56,7 @@ TITLES = {
 
 
 def objectives(weights):
-    return [
-        SoftTargets(temperature=2.0, weight=weights["soft_targets"]),
-        HiddenStates(layers="initialised", metric="mse", weight=weights["hidden_states"]),
-    ]
+    return layerwise(weights["soft_targets"], weights["hidden_states"])
 
 
 def accuracy(predictions, labels):

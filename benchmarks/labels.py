@@ -16,11 +16,9 @@ import statistics
 
 from pytorch_lightning import seed_everything
 
-from benchmarks.common import CACHE, Store, fit, predict, pretrained, root
+from benchmarks.common import CACHE, Store, fit, layerwise, predict, pretrained, root
 from lightning_distilbert import (
     DistillationModule,
-    HiddenStates,
-    SoftTargets,
     Student,
     TextClassification,
     TextClassificationData,
@@ -70,10 +68,7 @@ def run(share, kind, depth, seed):
             head,
             teacher=str(folder),
             student=Student(layers=depth),
-            objectives=[
-                SoftTargets(temperature=2.0, weight=1.0),
-                HiddenStates(layers="initialised", metric="mse", weight=10.0),
-            ],
+            objectives=layerwise(),
             learning_rate=1e-4,
         )
     data = TextClassificationData(

@@ -10,16 +10,15 @@ with the pairs of sentences of the other tasks as unlabelled text. The score is 
 
 import argparse
 import csv
+import functools
 import statistics
 
 from pytorch_lightning import seed_everything
 from torchmetrics.functional import spearman_corrcoef
 
-from benchmarks.common import CACHE, Store, fit, predict, pretrained, root
+from benchmarks.common import CACHE, Store, fit, layerwise, predict, pretrained, root
 from lightning_distilbert import (
     DistillationModule,
-    HiddenStates,
-    SoftTargets,
     Student,
     TextClassification,
     TextClassificationData,
@@ -37,14 +36,7 @@ TASKS = {
 NAMES = {"RTE": ["entailment", "not_entailment"], "MRPC": ["0", "1"], "SST-2": ["0", "1"]}
 
 
-def closely():
-    """Soft targets without the labels, and the states after each layer that was kept."""
-    return [SoftTargets(temperature=2.0, weight=10.0), HiddenStates(layers="initialised", metric="mse", weight=1.0)]
-
-
-def task_recipes():
-    """What the YAML recipes of the tasks have."""
-    return [SoftTargets(temperature=2.0, weight=1.0), HiddenStates(layers="initialised", metric="mse", weight=10.0)]
+closely = functools.partial(layerwise, soft=10.0, hidden=1.0)
 
 
 # the stages of each recipe: objectives (None fine-tunes), the weight of the task loss (None is the preset's), dropout
@@ -56,7 +48,7 @@ RECIPES = {
     "minilm": [("minilm", None, None), (None, None, None)],
     "textbrewer": [("textbrewer", None, None)],
     "patient": [("patient", None, None)],
-    "task recipes": [(task_recipes, 1.0, None)],
+    "task recipes": [(layerwise, 1.0, None)],
     "close": [(closely, 0.0, 0.0)],
     "close + labels": [(closely, 1.0, 0.0)],
     "close + labels, 4 x steps": [(closely, 1.0, 0.0)],

@@ -22,13 +22,11 @@ import time
 import torch
 from pytorch_lightning import seed_everything
 
-from benchmarks.common import CACHE, Store, fit, keep_attention, pretrained, root
+from benchmarks.common import CACHE, Store, drop_no_attention, fit, layerwise, pretrained, root
 from lightning_distilbert import (
     DistillationModule,
-    HiddenStates,
     QuestionAnswering,
     QuestionAnsweringData,
-    SoftTargets,
     Student,
     auto_precision,
 )
@@ -89,10 +87,7 @@ def make_module(kind, folder, options):
     return DistillationModule(
         teacher=str(folder),
         student=Student(layers=3),
-        objectives=[
-            SoftTargets(temperature=options.temperature, weight=soft),
-            HiddenStates(layers="initialised", metric="mse", weight=hidden),
-        ],
+        objectives=layerwise(soft, hidden, options.temperature),
         task_weight=task,
         **common,
     )
@@ -105,7 +100,7 @@ def run(store, kind, seed, options):
     seed_everything(seed)
     module = make_module(kind, folder, options)
     data = data_of({"train": training_rows(options.limit_train)}, seed=seed)
-    seconds = fit(keep_attention(module), data, max_epochs=options.epochs)
+    seconds = fit(drop_no_attention(module), data, max_epochs=options.epochs)
     print(f"{key}: fit in {seconds:.0f} s", flush=True)
     if kind == "teacher" or seed == 0:
         module.save_student(folder.parent / kind)

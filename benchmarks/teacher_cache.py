@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from pytorch_lightning import Trainer
 from transformers import AutoModelForSequenceClassification
 
 from benchmarks.common import pretrained
@@ -52,6 +53,7 @@ def main():
     parser.add_argument("--table", nargs="*", help="also write the table into these files")
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    trainer = Trainer(accelerator="cpu", precision=auto_precision(), logger=False, enable_checkpointing=False)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         teacher = AutoModelForSequenceClassification.from_pretrained(pretrained(), num_labels=2)
@@ -65,7 +67,7 @@ def main():
             for kind, place in (("live", None), ("cached", cache)):
                 distillers[kind] = Distiller(Teacher(f"{folder}/teacher", cache=place), objectives())
                 distillers[kind].build(student)
-                distillers[kind].teacher.prepare(torch.device("cpu"), Precision())
+                distillers[kind].teacher.prepare(torch.device("cpu"), trainer.precision_plugin)
             for length in LENGTHS:
                 before = sum(file.stat().st_size for file in cache.glob("*.rows"))
                 batches = [batch_of(length) for _ in range(BATCHES)]
@@ -83,15 +85,6 @@ def main():
     print(table.to_text())
     for file in arguments.table or []:
         replace_region(file, "teacher-cache", table.to_markdown())
-
-
-class Precision:
-    """What of the Trainer's precision plugin the teacher asks for."""
-
-    precision = auto_precision()
-
-    def convert_module(self, module):
-        return module
 
 
 if __name__ == "__main__":

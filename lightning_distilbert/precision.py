@@ -56,10 +56,10 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(FLOAT32_ATTENTION, ALL_MASK_ATTENTION_FUNC
 def choose_attention(model: nn.Module, device: torch.device, precision: str | None) -> str | None:
     """Let a model attend in the way that trains it faster; what it computes stays.
 
-    On a CPU, in bfloat16, the backward of PyTorch's fused attention is two to five times as slow as in float32, so that
-    attention alone is taken up to float32 (``"sdpa_float32"``). Where attention has dropout the fused kernel does not
-    serve at all, and plain matrix products take half to nine tenths of the time of what stands in for it (``"eager"``).
-    ``python -m benchmarks.attention`` measures both. Everything else is left as it is.
+    On a CPU, in bfloat16, the backward of PyTorch's fused attention is slower than in float32, so that attention alone
+    is taken up to float32 (``"sdpa_float32"``). Where attention has dropout the fused kernel does not serve at all, and
+    plain matrix products are faster than what stands in for it (``"eager"``). ``python -m benchmarks.attention``
+    measures both. Everything else is left as it is.
 
     Args:
         model: A model.
