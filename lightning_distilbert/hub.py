@@ -11,7 +11,6 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from lightning_distilbert.card.facts import is_artefact, read_facts
 from lightning_distilbert.card.metadata import validate_repo_id
 from lightning_distilbert.card.writing import is_ours, write_card
-from lightning_distilbert.deploy.manifest import read_manifest
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import load_tokenizer
 
@@ -65,7 +64,7 @@ def push_to_hub(
             "There is no token of the hub. Log in with: hf auth login; or set HF_TOKEN, or pass token=... "
             "(huggingface.co/settings/tokens makes one that may write)."
         )
-    carded = kind == "student" and is_ours(path)
+    carded = is_ours(path)
     if carded:
         write_card(path, repo_id=repo_id)
     api = HfApi(endpoint=endpoint, token=token)
@@ -104,10 +103,10 @@ def check_whole(folder: str | Path) -> str:
             of an artefact are not those that were exported.
     """
     path = Path(folder).expanduser()
-    if path.is_dir() and is_artefact(path):
-        read_manifest(path, verify=True)
+    artefact = path.is_dir() and is_artefact(path)
+    read_facts(path)  # of an artefact with the hashes of its files
+    if artefact:
         return "artefact"
-    read_facts(path)
     load_tokenizer(path)
     return "student"
 

@@ -1,4 +1,4 @@
-"""What a saved student's folder says of it."""
+"""What the folder of a saved student or of an artefact says of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 from safetensors import safe_open
 
 from lightning_distilbert import saved
-from lightning_distilbert.deploy.manifest import MANIFEST
+from lightning_distilbert.deploy.manifest import MANIFEST, read_manifest
+from lightning_distilbert.deploy.runtime.folder import model_bytes
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.provenance import checked
 from lightning_distilbert.spec import from_config
@@ -25,7 +26,7 @@ LONGEST = 1_000_000  # what a tokenizer without a limit gives is far above it
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a student.
+    """What is known of a student, or of an artefact of it.
 
     Attributes:
         folder: Its folder.
@@ -35,12 +36,13 @@ class Facts:
         headless: Whether it has no head for its task, because none was trained.
         labels: The names of its labels, or None.
         parameters: Their number.
-        bytes: The size of its weights.
+        bytes: The size of its weights, or of the files that an artefact runs.
         max_length: Tokens that it reads at most, or None where nothing says it.
         lower_case: Whether it sees all letters as small ones.
         mask_token: How a masked token is written, or None.
         scores: For each split the metrics by name, None where one is not defined.
         fits: What is known of each fit.
+        manifest: Of an artefact what its manifest says; empty otherwise.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Facts:
     mask_token: str | None
     scores: Mapping[str, Mapping[str, float | None]]
     fits: list[dict[str, Any]] = field(default_factory=list)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def details(self) -> Mapping[str, Any]:
@@ -79,9 +82,15 @@ class Facts:
         return bool(self.data.get("pairs"))
 
     @property
+    def evaluation(self) -> Mapping[str, Any]:
+        """How an artefact was measured."""
+        return mapping(mapping(self.manifest.get("verification")).get("evaluation"))
+
+    @property
     def fingerprint(self) -> str:
         """Tells this training from another one whose student was saved in the same place."""
-        return hashlib.sha256(json.dumps(self.details, sort_keys=True).encode()).hexdigest()[:12]
+        told = [self.details, dict(self.manifest)] if self.manifest else self.details
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -100,11 +109,16 @@ def read_facts(path: str | Path, metrics: Mapping[str, float] | None = None) -> 
         DistillationError: If it holds no whole model, or something else than a number is given or kept as a score.
     """
     folder = Path(path).expanduser()
-    config = saved.read_config(folder)
+    manifest = read_manifest(folder) if is_artefact(folder) else {}
+    config = (mapping(saved._json(folder / "config.json")) if manifest else None) or saved.read_config(folder)
     details = mapping(config.get(KEY))
     task, name = _task(folder, config, details)
     head = saved._head(config)
-    parameters, size = measure_weights(folder)
+    if manifest:
+        parameters, size = int(manifest.get("parameters") or 0), model_bytes(folder, manifest)
+    else:
+        parameters, size = measure_weights(folder)
+    measured = _evaluated(manifest) if manifest else mapping(details.get("metrics"))
     tokenizer = mapping(saved._json(folder / "tokenizer_config.json"))
     mask = tokenizer.get("mask_token")
     labels = getattr(task, "labels", None) or _label_names(config)
@@ -120,8 +134,9 @@ def read_facts(path: str | Path, metrics: Mapping[str, float] | None = None) -> 
         max_length=_max_length(folder, config, tokenizer),
         lower_case=_lower_case(folder, tokenizer),
         mask_token=mask.get("content") if isinstance(mask, Mapping) else mask,
-        scores=_scores(mapping(details.get("metrics")), metrics or {}),
+        scores=_scores(measured, metrics or {}),
         fits=checked(details.get("fits")),
+        manifest=manifest,
     )
 
 
@@ -197,6 +212,13 @@ def _lower_case(folder: Path, tokenizer: Mapping[str, Any]) -> bool:
     return any(step.get("lowercase") is True or step.get("type") == "Lowercase" for step in steps) or (
         not rules and bool(tokenizer.get("do_lower_case"))
     )
+
+
+def _evaluated(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of an artefact itself, which are not the student's."""
+    found = mapping(mapping(manifest.get("verification")).get("evaluation"))
+    split = "val" if found.get("split") == "validation" else "test"
+    return {f"{split}/{name}": value for name, value in mapping(found.get("artefact")).items()}
 
 
 def _scores(kept: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:

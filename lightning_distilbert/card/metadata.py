@@ -81,7 +81,7 @@ def card_data(facts: Facts, name: str, given: Mapping[str, Any]) -> ModelCardDat
     datasets = hub_names("datasets", given.get("datasets")) or _recorded(facts.data.get("source"))
     base = hub_names("base_model", given.get("base_model")) or _base_models(facts)
     results = _results(facts, datasets)
-    library = "sentence-transformers" if _of_sentence_transformers(facts) else "transformers"
+    library = _library(facts)
     return ModelCardData(
         language=_one(known_languages(facts, given)),
         **licence,
@@ -227,6 +227,8 @@ def split_of(split: str) -> str:
 
 def data_name(facts: Facts) -> str:
     """Return a few words for the data that a student was trained and measured on."""
+    if facts.evaluation:
+        return str(facts.evaluation.get("source"))
     source = facts.data.get("source")
     found = source if isinstance(source, list) else [source]
     if isinstance(source, Mapping) and not {"hub", "path", "object"} & set(source):
@@ -259,13 +261,20 @@ def _base_models(facts: Facts) -> list[str]:
     return []
 
 
+def _library(facts: Facts) -> str:
+    if facts.manifest:
+        kind = str(facts.manifest.get("format")).removesuffix("-int8")
+        return {"torch-export": "pytorch", "litert": "tflite"}.get(kind, kind)
+    return "sentence-transformers" if _of_sentence_transformers(facts) else "transformers"
+
+
 def _of_sentence_transformers(facts: Facts) -> bool:
     return not facts.headless and (facts.task_name == "Reranking" or facts.task.auto_class == "AutoModel")
 
 
 def _tags(facts: Facts, library: str) -> list[str]:
     taught = facts.details.get("teacher") is not None
-    kind = []
+    kind = [str(facts.manifest["format"])] if facts.manifest else []
     if library == "sentence-transformers":
         kind = ["cross-encoder"] if facts.task_name == "Reranking" else ["feature-extraction"]
     return [*(["knowledge-distillation"] if taught else []), "lightning-distilbert", *kind]

@@ -21,6 +21,13 @@ def with_us(facts: Facts, name: str, repo: str | None) -> str:
     """
     path = f'snapshot_download("{repo}")' if repo else f'"{name}"'
     download = "from huggingface_hub import snapshot_download\n" if repo else ""
+    ask = "answer" if _kind(facts) == "questions" else "predict"
+    if facts.manifest:
+        found = ("deploy.runtime", "load") if runs_alone(facts) else ("deploy", "load_artefact")
+        return (
+            f"{download}from lightning_distilbert.{found[0]} import {found[1]}\n\n"
+            f"artefact = {found[1]}({path})\nprint(artefact.{ask}({_question(facts)}))\n"
+        )
     if facts.headless:
         kind = facts.task_name if facts.task_name != "IntentClassification" else "TextClassification"
         options = f"num_labels={facts.task.num_labels}" if hasattr(facts.task, "num_labels") else ""
@@ -31,9 +38,13 @@ def with_us(facts: Facts, name: str, repo: str | None) -> str:
         )
     return (
         f"{download}from lightning_distilbert import load\n\n"
-        f"module = load({path})\nprint({'module.answer' if _kind(facts) == 'questions' else 'module.predict'}"
-        f"({_question(facts)}))\n"
+        f"module = load({path})\nprint(module.{ask}({_question(facts)}))\n"
     )
+
+
+def runs_alone(facts: Facts) -> bool:
+    """Tell whether it is an artefact for `lightning_distilbert.deploy.runtime`."""
+    return str(facts.manifest.get("format")).startswith("onnx")
 
 
 def without_us(facts: Facts, name: str) -> tuple[str, str]:

@@ -46,7 +46,7 @@ def body(facts: Facts, name: str, place: str, repo: str | None, given: Mapping[s
         _sizes(facts),
         "## Use",
         _use(facts, place, repo),
-        *_scores(facts, given),
+        *(_kept(facts) if facts.manifest else _scores(facts, given)),
         *([] if table is None else ["## Compared with other models", table]),
         "## How it was made",
         *_making(facts, given),
@@ -117,10 +117,12 @@ def _sizes(facts: Facts) -> str:
     rows = [
         ["architecture", code((facts.config.get("architectures") or ["unknown"])[0])],
         ["parameters", _millions(facts.parameters)],
-        ["weights", f"{facts.bytes / 1e6:.1f} MB"],
+        ["model files" if facts.manifest else "weights", f"{facts.bytes / 1e6:.1f} MB"],
         ["encoder", f"{layers} layers, {width} wide"],
         ["longest input", f"{facts.max_length} tokens" if facts.max_length else "not recorded"],
     ]
+    if facts.manifest:
+        rows.insert(0, ["format", code(facts.manifest.get("format"))])
     if facts.labels:
         shown = ", ".join(code(label) for label in facts.labels[:MANY])
         rest = f" and {len(facts.labels) - MANY} more" if len(facts.labels) > MANY else ""
@@ -133,9 +135,13 @@ def _millions(number: int) -> str:
 
 
 def _use(facts: Facts, place: str, repo: str | None) -> str:
-    packages, alone = snippets.without_us(facts, repo or place)
     ours = snippets.with_us(facts, place, repo)
     where = "" if repo else f"The code runs in the folder that holds {code(place)}.\n\n"
+    if facts.manifest:
+        needs = "onnxruntime, tokenizers and numpy; it imports neither torch nor transformers"
+        with_what = f", which here needs {needs}" if snippets.runs_alone(facts) else ""
+        return f"{where}With `lightning_distilbert`{with_what}:\n\n```python\n{ours}```"
+    packages, alone = snippets.without_us(facts, repo or place)
     note = _differences(facts)
     return (
         f"{where}With `lightning_distilbert`:\n\n```python\n{ours}```\n\n"
@@ -162,6 +168,28 @@ def _scores(facts: Facts, given: Mapping[str, Any]) -> list[str]:
     table = Table(["metric", *(split_of(split) for split in facts.scores)], cells).to_markdown()
     where = ", ".join(hub_names("datasets", given.get("datasets"))) or data_name(facts)
     return ["## Scores", f"Measured on {'data without a name' if where == 'unnamed data' else code(where)}.", table]
+
+
+def _kept(facts: Facts) -> list[str]:
+    """Return what an export measured: the artefact's scores beside those of the student that it was made of."""
+    found, checked = facts.evaluation, mapping(facts.manifest.get("verification"))
+    far = checked.get("max_difference")
+    outputs = (
+        f"On {checked.get('rows')} rows its outputs differ from the student's by {far:.2g} at most, where those spread "
+        f"by {checked.get('output_spread', 0.0):.2g}."
+        if isinstance(far, (int, float))
+        else ""
+    )
+    if not found:
+        return ["## What it keeps", f"{outputs} What it keeps of the student's score was not measured."]
+    student, own = mapping(found.get("student")), mapping(found.get("artefact"))
+    cells = [[metric_words(name)[1], _number(student.get(name)), _number(value)] for name, value in own.items()]
+    table = Table(["metric", "student", "artefact"], cells).to_markdown()
+    said = (
+        f"It keeps {found.get('retention', 0.0):.1%} of the student's {metric_words(str(found.get('metric')))[1]}, "
+        f"measured on {code(found.get('source'))} through the artefact's own runtime. {outputs}"
+    )
+    return ["## What it keeps", said, table]
 
 
 def _number(value: float | None) -> str:

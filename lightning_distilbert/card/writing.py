@@ -15,6 +15,7 @@ from lightning_distilbert.card.facts import Facts, is_artefact, read_facts
 from lightning_distilbert.card.metadata import card_data
 from lightning_distilbert.card.text import body
 from lightning_distilbert.data.writers import complete
+from lightning_distilbert.deploy.manifest import MANIFEST
 from lightning_distilbert.errors import DistillationError
 
 CARD = "README.md"
@@ -37,13 +38,14 @@ def write_card(
     name: str | None = None,
     repo_id: str | None = None,
 ) -> Path:
-    """Write the README.md of a saved student, from what its folder says.
+    """Write the README.md of a saved student or an artefact, from what its folder says.
 
     A card that was written here before is replaced. What was given then and not now stays: of the same training all of
     it, of another one licence, language and names. A README.md of yours is never replaced.
 
     Args:
-        folder: The folder of a saved student, or of another model that `lightning_distilbert.load` loads.
+        folder: The folder of a saved student, of another model that `lightning_distilbert.load` loads, or of an
+            artefact of `lightning_distilbert.deploy.export`.
         licence: The hub's identifier of its licence, such as ``"apache-2.0"``; None says nothing of it.
         licence_link: For a licence that the hub does not know: where its text is, an address or a file in the folder.
         datasets: Names on the hub of its training data; None takes those that the training noted.
@@ -69,11 +71,6 @@ def write_card(
         lightning_distilbert.errors.DistillationError: There is no folder '/no/such/folder' ...
     """
     path = Path(folder).expanduser() / CARD
-    if is_artefact(path.parent):
-        raise DistillationError(
-            f"{str(path.parent)!r} is an artefact for devices. A card is written for the student that it was made of: "
-            "give the folder of that one."
-        )
     old = _read(path)
     found = None if old is None else MARK.search(old)
     if old is not None and found is None:
@@ -185,8 +182,9 @@ def _table(facts: Facts, comparison: Any) -> str | None:
 
 
 def newest_weights(folder: Path) -> float:
-    """Return when the weights of a folder were written."""
-    return max(file.stat().st_mtime for file in folder.glob("*.safetensors"))
+    """Return when the weights of a folder were written; of an artefact its manifest, which is written last."""
+    files = [folder / MANIFEST] if is_artefact(folder) else folder.glob("*.safetensors")
+    return max(file.stat().st_mtime for file in files)
 
 
 def _read(path: Path) -> str | None:

@@ -38,13 +38,13 @@ def _metric(text: str) -> tuple[str, float]:
 def _parser() -> PlainParser:
     parser = PlainParser(
         prog="lightning-distilbert card",
-        description="Write the README.md of a saved student: metadata for the hub, code that runs it, scores, how it "
-        "was made, limits. A README.md of your own is never replaced.",
+        description="Write the README.md of a saved student or an artefact: metadata for the hub, code that runs it, "
+        "scores, how it was made, limits. A README.md of your own is never replaced.",
         argument_default=SUPPRESS,  # what is not given is left to the function's own default
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", required=True, help="folder of a saved student, or of another model of a known kind")
+    add("--model", required=True, help="folder of a saved student, of another model of a known kind, or of an artefact")
     add("--licence", "--license", dest="licence", help="the hub's identifier of the licence, such as apache-2.0")
     add("--licence_link", help="for a licence that the hub does not know: where its text is, an address or a file")
     add("--language", nargs="+", help="ISO 639 codes of the language that it was trained for, such as en")

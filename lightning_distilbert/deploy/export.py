@@ -14,7 +14,7 @@ from lightning_distilbert.deploy.job import FLOAT_OF, FORMATS, Job
 from lightning_distilbert.deploy.manifest import write_manifest
 from lightning_distilbert.deploy.onnx import OPSET
 from lightning_distilbert.deploy.placing import check_target
-from lightning_distilbert.deploy.runtime.folder import model_files
+from lightning_distilbert.deploy.runtime.folder import model_bytes
 from lightning_distilbert.deploy.sensitivity import quantize
 from lightning_distilbert.deploy.verify import Checked, Verifier
 from lightning_distilbert.errors import DistillationError, check_choice
@@ -38,8 +38,7 @@ class Exported:
     @property
     def size(self) -> int:
         """The bytes of the model's files, without tokenizer and config."""
-        stems = [Path(name).stem for name in model_files(self.folder, self.manifest)]
-        return sum(told["bytes"] for name, told in self.manifest["files"].items() if Path(name).stem in stems)
+        return model_bytes(self.folder, self.manifest)
 
     @property
     def retention(self) -> float | None:

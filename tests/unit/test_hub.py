@@ -95,7 +95,9 @@ def test_artefact_is_sent_with_its_manifest(student: Path, server: Hub, tmp_path
     (artefact / "model.onnx").write_bytes(b"graph")
     write_manifest(artefact, {"format": "onnx", "task": "", "model": "model.onnx", "inputs": [], "outputs": []})
     push_to_hub(artefact, "jane/films-onnx", token=TOKEN, endpoint=server.address)
-    assert server.files("jane/films-onnx").keys() == {path.name for path in artefact.iterdir()}
+    files = server.files("jane/films-onnx")
+    assert files.keys() == {path.name for path in artefact.iterdir()}
+    assert 'load(snapshot_download("jane/films-onnx"))' in files["README.md"].decode()
     assert server.commits[0]["message"] == "Artefact of lightning_distilbert"
     (artefact / "model.onnx").write_bytes(b"other")
     with pytest.raises(DistillationError, match="is not the file that was exported"):

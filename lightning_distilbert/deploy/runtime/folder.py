@@ -144,6 +144,17 @@ def model_files(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     return str(manifest["model"]), decoder["model"]
 
 
+def model_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:
+    """Return the bytes of the model's files, without tokenizer and config.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+    """
+    stems = [Path(name).stem for name in model_files(folder, manifest)]
+    return sum(int(told["bytes"]) for name, told in manifest["files"].items() if Path(name).stem in stems)
+
+
 def read_settings(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Read how a student that translates searches, and check that its other files are there.
 

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from lightning_distilbert import DistillationError, DistillationModule, Student, TextClassification, load
 from lightning_distilbert.card import write_card
 from lightning_distilbert.card.writing import is_ours
+from lightning_distilbert.deploy.manifest import read_manifest, write_manifest
 from tests.comparisons import comparison
 from tests.students import save_classifier
 
@@ -168,8 +169,59 @@ def test_folders_without_a_card_to_write(student: Path, tmp_path: Path):
         write_card(tmp_path / "empty")
     assert not list((tmp_path / "empty").iterdir())
     (student / "manifest.json").write_text("{}")
-    with pytest.raises(DistillationError, match="is an artefact"):
+    with pytest.raises(DistillationError, match="is no manifest"):
         write_card(student)
+
+
+@pytest.fixture
+def artefact(student: Path) -> Path:
+    (student / "model.safetensors").unlink()
+    (student / "README.md").unlink()
+    (student / "model_int8.onnx").write_bytes(b"graph" * 1000)
+    scores = {"student": {"accuracy": 0.9}, "artefact": {"accuracy": 0.81}}
+    evaluation = {"source": "dev.tsv", "split": "validation", "metric": "accuracy", "retention": 0.9, **scores}
+    verification = {"rows": 64, "max_difference": 0.125, "output_spread": 2.0, "evaluation": evaluation}
+    told = {"format": "onnx-int8", "task": "TextClassification", "model": "model_int8.onnx", "parameters": 43426}
+    write_manifest(student, {**told, "inputs": [], "outputs": [], "verification": verification})
+    return student
+
+
+def test_card_of_an_artefact_says_what_it_keeps(artefact: Path):
+    write_card(artefact, licence="mit")
+    card, told = text(artefact), metadata(artefact)
+    assert (told["library_name"], told["pipeline_tag"], told["license"]) == ("onnx", "text-classification", "mit")
+    assert "onnx-int8" in told["tags"]
+    results = told["model-index"][0]["results"][0]
+    assert (results["dataset"]["name"], results["metrics"][0]["value"]) == ("dev.tsv", 0.81)
+    assert "keeps 90.0% of the student's accuracy" in card
+    assert "| accuracy | 0.9000 | 0.8100 |" in card
+    assert "differ from the student's by 0.12 at most" in card
+    assert "| format | `onnx-int8` |" in card
+    assert "transformers alone" not in card
+    assert 'load("student")' in card
+    read_manifest(artefact, verify=True)  # whole as before
+    write_card(artefact, repo_id="jane/films-onnx")
+    card = text(artefact)
+    assert 'load(snapshot_download("jane/films-onnx"))' in card
+    assert "license: mit" in card
+
+
+def test_card_of_an_artefact_that_was_not_measured(artefact: Path):
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    del manifest["verification"]["evaluation"]
+    (artefact / "manifest.json").write_text(json.dumps(manifest | {"format": "openvino"}))
+    write_card(artefact)
+    card = text(artefact)
+    assert "was not measured" in card
+    assert "deploy import load_artefact" in card
+    assert "model-index" not in metadata(artefact)
+
+
+def test_artefact_that_is_not_whole_has_no_card(artefact: Path):
+    (artefact / "model_int8.onnx").write_bytes(b"graph")
+    with pytest.raises(DistillationError, match="is not whole"):
+        write_card(artefact)
+    assert not (artefact / "README.md").exists()
 
 
 def test_unwritable_folder(student: Path, monkeypatch: pytest.MonkeyPatch):
