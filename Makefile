@@ -57,7 +57,7 @@ format: $(VENV)/.dev ## rewrite the sources in the house format
 lock: ## write constraints.txt anew from the newest releases that pyproject.toml admits
 	@tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
 	$(PYTHON) -m venv "$$tools"; \
-	"$$tools/bin/python" -m pip install --editable '.[dev,quickstart,data,ner,retrieval,onnx,openvino,translation]' 'torch==2.13.0' | $(PROGRESS); \
+	"$$tools/bin/python" -m pip install --editable '.[dev,quickstart,data,ner,retrieval,onnx,openvino,serve,translation]' 'torch==2.13.0' | $(PROGRESS); \
 	head=$$(sed -n '/^#/p' constraints.txt); \
 	{ printf '%s\n' "$$head"; "$$tools/bin/python" -m pip freeze --all --exclude-editable --exclude pip \
 		| sed 's/+[a-z0-9.]*$$//'; } > "$$tools/new"; \
@@ -81,7 +81,7 @@ $(VENV)/.quickstart: $(INPUTS)
 # holds the quickstart's packages too, so it stamps both
 $(VENV)/.dev: $(INPUTS)
 	@echo "Installing the packages of the tests into $(VENV) (once; a few minutes)"
-	@$(INSTALL) '.[dev,quickstart,data,ner,retrieval,onnx,openvino,translation]' | $(PROGRESS)
+	@$(INSTALL) '.[dev,quickstart,data,ner,retrieval,onnx,openvino,serve,translation]' | $(PROGRESS)
 	@touch $(VENV)/.quickstart $@
 
 # Playwright drives the system's Chromium: its own would be a download from elsewhere than the package registries

@@ -53,6 +53,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "mine": (later("commands.mine"), "find hard negatives for the queries of a training split"),
     "evaluate-retrieval": (later("commands.evaluate_retrieval"), "score a sentence encoder, or BM25, on a corpus"),
     "chat": (later("commands.chat"), "talk with an assistant of saved students: intents, slots, knowledge"),
+    "serve": (later("commands.serve"), "answer requests over HTTP with a saved student or an artefact, by LitServe"),
     "recipes": (later("commands.recipes"), "list the recipes that can be given to fit --config"),
     "quickstart": (later("quickstart.run"), "distil a real sentence encoder on this machine's docstrings, in minutes"),
 }

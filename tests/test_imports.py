@@ -33,6 +33,7 @@ OPTIONAL = [
         "openvino",
         "pytrec_eval",
         "sacrebleu",
+        "litserve",
         "sentencepiece",
         "scipy",
         "seqeval",
@@ -126,8 +127,11 @@ def test_every_module_imports():
 
 def test_every_module_imports_with_the_core_dependencies_alone(core_packages: Path):
     assert json.loads(python(FIND, [*OPTIONAL, "torch"], core_packages)) == ["torch"]
-    failed = json.loads(python(IMPORT_ALL, MODULES, core_packages))
+    failed = json.loads(python(IMPORT_ALL, [*MODULES, "lightning_distilbert.serving"], core_packages))
+    with_extra = [failed.pop(name) for name in list(failed) if name.startswith("lightning_distilbert.serving")]
     assert not failed, "\n".join(failed.values())
+    assert with_extra
+    assert all("pip install 'lightning-distilbert[serve]'" in error for error in with_extra)
 
 
 def test_importing_the_package_alone_loads_no_framework():

@@ -26,6 +26,7 @@ DISTRIBUTIONS = packages_distributions()
 OWN = "lightning_distilbert"
 # of the two Lightning packages one is declared; `_compat` takes the other where it is installed
 EITHER_LIGHTNING = {"lightning": "pytorch-lightning"}
+WITH_EXTRA = {"serving": "serve"}  # packages that are nothing without their extra, and say so when they are imported
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -139,10 +140,11 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
 def test_module_imports_only_what_the_core_declares(path: Path):
     """What comes with an extra goes through `require`, so that its absence names the extra."""
     allowed = set(sys.stdlib_module_names) | {OWN}
+    declared = CORE | EXTRAS.get(WITH_EXTRA.get(path.relative_to(PACKAGE).parts[0], ""), set())
     foreign = [
         f"line {line}: {module}"
         for module, line, optional in imports(ast.parse(path.read_text(encoding="utf-8")))
-        if not optional and module.split(".")[0] not in allowed and not distributions_of(module) & CORE
+        if not optional and module.split(".")[0] not in allowed and not distributions_of(module) & declared
     ]
     assert not foreign
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from lightning_distilbert.deploy.runtime.tokens import TextTokenizer
 from lightning_distilbert.errors import DistillationError, require
+from lightning_distilbert.report.machine import processors
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # tokens in a batch: activations that fit a processor's cache; the fastest for 8-bit weights of those measured
@@ -40,7 +40,7 @@ class Session:
         onnxruntime = require("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         # given a number, onnxruntime binds no thread to a core, which containers may forbid
-        options.intra_op_num_threads = threads or _processors()
+        options.intra_op_num_threads = threads or processors()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings are for those who make graphs
         try:
@@ -142,11 +142,6 @@ def batches(
         size = batch_size or max(1, budget // max(1, len(rows[order[0]]["input_ids"])))
         part, order = order[:size], order[size:]
         yield part, tokenizer.pad([rows[place] for place in part])
-
-
-def _processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _short(error: Exception) -> str:
