@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lightning_distilbert.data.inputs import check_list, checked_words
+from lightning_distilbert.data.inputs import check_characters, check_list, checked_words
 from lightning_distilbert.data.split_words import split_words
 from lightning_distilbert.data.tags import OUTSIDE, entities_of
 
@@ -153,7 +153,11 @@ def sentences_of(texts: Sequence[Any]) -> list[Sentence]:
         [['New', 'York'], ['New', 'York']]
     """
     check_list(texts)
-    return [Sentence(text if isinstance(text, str) else checked_words(text, place)) for place, text in enumerate(texts)]
+    found = []
+    for place, text in enumerate(texts):
+        found.append(Sentence(text if isinstance(text, str) else checked_words(text, place)))
+        check_characters(found[-1].words, place)
+    return found
 
 
 # -- answers in a context ----------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def _texts(source: str | Path, name: str) -> Iterator[str]:
     if not path.is_file():
         raise DistillationError(f"There is no file {str(path)!r} (working folder: {Path.cwd()}).")
     if kind_of(path) not in SUFFIXES:
-        yield from (line for line in TextFile(path).texts() if line)
+        yield from (line for line in TextFile(path, name).texts() if line.strip())
         return
     for number, row in enumerate(iter_rows(path), start=1):
         value = _value(row, name, path, number)

@@ -50,7 +50,7 @@ def train_target_tokenizer(
         )
     bare = Tokenizer(models.BPE(unk_token=SPECIAL[UNKNOWN]))
     bare.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
     )
     bare.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")])
     bare.decoder = decoders.Metaspace()

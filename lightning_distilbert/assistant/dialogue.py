@@ -149,7 +149,10 @@ class Assistant:
             raise DistillationError(
                 "The script has intents, and there is no model that finds them. Give one: intents=..."
             )
-        self.out_of_scope = out_of_scope or getattr(getattr(intents, "task", None), "out_of_scope", OUT_OF_SCOPE)
+        task, options = getattr(intents, "task", None), getattr(intents, "options", None)
+        # an exported student has the name of its task, and its options
+        told = options.get("out_of_scope") if isinstance(options, Mapping) else None
+        self.out_of_scope = out_of_scope or getattr(task, "out_of_scope", told) or OUT_OF_SCOPE
 
     @classmethod
     def load(
@@ -213,14 +216,12 @@ class Assistant:
             return Reply(fill(script.texts["too_long"], {"most": str(script.max_characters)}), "unclear")
         if not any(character.isalnum() for character in message):
             return Reply(script.texts["unclear"], "unclear")
-        words = [message[start:end].casefold() for start, end in split_words(message)]
+        words = _words(message)
         if context.missing and (found := self._slot(message, words, context, clock)) is not None:
             return found
         label, score = self._intent(message, clock)
         intent = None if label is None else self._act(label)
-        goes_on = any(
-            words[: len(phrase)] == phrase for phrase in (item.casefold().split() for item in script.follow_up)
-        )
+        goes_on = any(words[: len(phrase)] == phrase for phrase in map(_words, script.follow_up))
         before = self._act(context.intent) if context.intent is not None else None
         if goes_on and before is not None and before.slots and (intent is None or label == context.intent):
             # "what about from denver": the request before, with another slot
@@ -266,7 +267,7 @@ class Assistant:
         if context.intent is None or intent is None or wanted not in intent.slots:  # a context of another script
             context.missing = []
             return None
-        if " ".join(words).strip(" .!") in map(str.casefold, self.script.cancel):
+        if _said(words) in map(_said, map(_words, self.script.cancel)):
             return self._leave("cancelled", context)
         found = self._slots(message, clock)
         if wanted not in found:
@@ -297,6 +298,7 @@ class Assistant:
         again = missing[:1] == context.missing[:1] and label == context.intent
         context.intent, context.slots, context.missing = label, dict(slots), missing
         context.asked = context.asked + 1 if again else 1
+        context.question = None  # what "it" is from here on is no longer what was asked before
         if missing:
             return Reply(intent.slots[missing[0]].ask, "slot", label, dict(slots), score=score)
         told = ", ".join(f"{name} = {text}" for name, text in slots.items())
@@ -311,11 +313,8 @@ class Assistant:
         if self.knowledge is None:
             return nothing
         question, found = message, self._search(message, clock)
-        if (
-            not found
-            and context.question
-            and (goes_on or not set(words).isdisjoint(map(str.casefold, self.script.pointing)))
-        ):
+        points = any(f" {_said(_words(item))} " in f" {' '.join(words)} " for item in self.script.pointing)
+        if not found and context.question and (goes_on or points):
             question = context.question
             found = self._search(f"{question} {message}", clock)
         for item in found:
@@ -344,6 +343,15 @@ class Assistant:
             text = read["answer"]
             source |= {"start": read["start"], "end": read["end"]}
         return Reply(text, "knowledge", label, source=source, score=found.score)
+
+
+def _words(text: str) -> list[str]:
+    """Split a message, or a phrase of the script that one is compared with."""
+    return [text[start:end].casefold() for start, end in split_words(text)]
+
+
+def _said(words: Sequence[str]) -> str:
+    return " ".join(words).strip(" .!")
 
 
 def _check_part(name: str, part: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import safe_open
 
 from lightning_distilbert import saved
+from lightning_distilbert.answers import names_in
 from lightning_distilbert.deploy.manifest import MANIFEST, read_manifest
 from lightning_distilbert.deploy.runtime.folder import model_bytes
 from lightning_distilbert.errors import DistillationError
@@ -121,7 +122,7 @@ def read_facts(path: str | Path, metrics: Mapping[str, float] | None = None) -> 
     measured = _evaluated(manifest) if manifest else mapping(details.get("metrics"))
     tokenizer = mapping(saved._json(folder / "tokenizer_config.json"))
     mask = tokenizer.get("mask_token")
-    labels = getattr(task, "labels", None) or _label_names(config)
+    labels = getattr(task, "labels", None) or names_in(mapping(config.get("id2label")))
     return Facts(
         folder=folder,
         config=config,
@@ -187,12 +188,6 @@ def _task(folder: Path, config: Mapping[str, Any], details: Mapping[str, Any]) -
             raise DistillationError(f"{folder / 'config.json'}: its task cannot be built: {error}") from error
     task = saved._task_of(folder, config)
     return task, path.rpartition(".")[2] or type(task).__name__
-
-
-def _label_names(config: Mapping[str, Any]) -> list[str] | None:
-    names = [str(name) for name in mapping(config.get("id2label")).values()]
-    made_up = all(name == f"LABEL_{index}" for index, name in enumerate(names))
-    return None if made_up else names
 
 
 def _max_length(folder: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int | None:

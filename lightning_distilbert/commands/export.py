@@ -32,10 +32,10 @@ def main(arguments: Sequence[str]) -> None:
     if left := (done.manifest["quantization"] or {}).get("left_in_float"):
         print(f"left in float, as the gate asked for it: {', '.join(left)}")
     if score := found.get("evaluation"):
-        metric = score["metric"]
+        metric, own = score["metric"], score["artefact"].get(score["metric"])
         print(
             f"{metric} on {score['source']} ({score['split']}): student {score['student'][metric]:.4f}, artefact "
-            f"{score['artefact'][metric]:.4f}, kept {score['retention']:.2%}"
+            f"{'none' if own is None else f'{own:.4f}'}, kept {score['retention']:.2%}"
         )
     else:
         print("the task's score was not measured: give rows with labels, --evaluate FILE")

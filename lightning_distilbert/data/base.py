@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_distilbert._compat import LightningDataModule
 from lightning_distilbert.data.batching import FixedBatches, LengthGroupedSampler
@@ -21,7 +21,7 @@ from lightning_distilbert.data.resume import ResumableLoader
 from lightning_distilbert.data.sources import is_hub_name, load_hub, open_splits
 from lightning_distilbert.data.text_files import TEXT_SUFFIXES, TextFile, kind_of_text
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import load_tokenizer
+from lightning_distilbert.folder import load_tokenizer, max_tokens
 
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("predict",)}
 
@@ -37,7 +37,7 @@ class TextData(LightningDataModule):
         tokenizer: A tokenizer, or a folder or hub name of one; None takes the module's.
         batch_size: Rows in a training batch on one device.
         eval_batch_size: Rows in another batch; None: twice `batch_size`, since no gradients are held.
-        max_length: Tokens kept of a text at most; never more than the tokenizer's own limit.
+        max_length: Tokens kept of a text at most; never more than tokenizer and student take.
         columns: Column names, for TSV and CSV files without a header.
         header: Whether TSV and CSV files have a header; None: unless `columns` are given.
         delimiter: The separator of text tables; None takes it from the suffix.
@@ -300,8 +300,10 @@ class TextData(LightningDataModule):
         return getattr(self.trainer, "lightning_module", None)
 
     def effective_max_length(self) -> int:
-        """Return `max_length`, or the tokenizer's limit where that is lower."""
-        return min(self.max_length, self.get_tokenizer().model_max_length)
+        """Return `max_length`, or what the tokenizer or the student's positions allow where that is lower."""
+        tokenizer, student = self.get_tokenizer(), getattr(self.attached_module(), "student", None)
+        limit = max_tokens(tokenizer, student) if isinstance(student, PreTrainedModel) else tokenizer.model_max_length
+        return min(self.max_length, limit)
 
     def train_dataloader(self) -> DataLoader:
         """Return batches of similar length in a new order each epoch."""

@@ -27,7 +27,8 @@ class RetrievalSplit:
         document_ids: What the documents are called there; ``d0``, ``d1`` and so on where nothing is given.
 
     Raises:
-        DistillationError: If there are fewer or more ids than texts.
+        DistillationError: If there are fewer or more ids than texts, or a document in `relevant` is not there or has
+            no grade above 0.
     """
 
     queries: list[str]
@@ -43,6 +44,15 @@ class RetrievalSplit:
             if len(ids) != len(texts):
                 raise DistillationError(f"{len(ids)} {name} are given for {len(texts)} texts: give one for each.")
             object.__setattr__(self, name, ids)
+        if len(self.relevant) != len(self.queries):
+            raise DistillationError(f"relevant has {len(self.relevant)} entries for {len(self.queries)} queries.")
+        for query, grades in zip(self.query_ids, self.relevant, strict=True):
+            for place, grade in grades.items():
+                if not (0 <= place < len(self.documents) and grade > 0):
+                    raise DistillationError(
+                        f"The query {query!r} has the grade {grade} for document {place} of {len(self.documents)}: "
+                        "name the documents that answer it, counted from 0, each with a grade above 0, and no others."
+                    )
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[Any], where: str = "The pairs") -> RetrievalSplit:
@@ -201,7 +211,7 @@ def _has_header(path: Path) -> bool:
     """Tell whether the first line of a file of judgements is none itself: some files lack the header."""
     with open_text(path) as file:
         last = file.readline().rpartition("\t")[2].strip()
-    return not last.lstrip("+-").isdigit()
+    return not any(map(str.isdigit, last))  # a bad score is no header either, and is refused as what it is
 
 
 def _grade(value: str, path: Path, number: int) -> float:

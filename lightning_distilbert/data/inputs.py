@@ -31,6 +31,29 @@ def check_list(texts: Any) -> None:
         raise DistillationError(f"A {type(texts).__name__} was given, {str(texts)[:60]}. Give a list of texts.")
 
 
+def check_characters(texts: Iterable[str], place: int) -> None:
+    """Refuse half a character, as JSON may escape one: no tokenizer reads it.
+
+    Args:
+        texts: The texts of one entry.
+        place: Its place in what was given, for the error.
+
+    Raises:
+        DistillationError: If there is one.
+
+    Example:
+        >>> check_characters(["a film"], 0)
+    """
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise DistillationError(
+            f"Entry {place} holds {error.object[error.start]!r}, one half of a character (a surrogate) without the "
+            "other. Mend or drop it."
+        ) from error
+
+
 def split_pairs(texts: Sequence[str | tuple[str, str]]) -> tuple[list[str], list[str] | None]:
     """Part a list of texts, or of pairs of texts, into what `lightning_distilbert.data.encode` takes.
 
@@ -54,6 +77,7 @@ def split_pairs(texts: Sequence[str | tuple[str, str]]) -> tuple[list[str], list
             raise DistillationError(f"Entry {place} is {row!r}: it has to be a string, or a tuple of two strings.")
         if len(row) != len(rows[0]):
             raise DistillationError(f"Entry {place} is {row!r}: texts and pairs of texts cannot be mixed in one list.")
+        check_characters(row, place)
     return [row[0] for row in rows], [row[1] for row in rows] if rows and len(rows[0]) == 2 else None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -149,15 +151,11 @@ class LabelSet:
             return IGNORED
         index = as_index(value)
         if self.names is not None:
-            text = str(value)
-            for names, spelling in (
-                (self.names, text),
-                (tuple(name.casefold() for name in self.names), text.casefold()),
-                (self.names, str(index)),
-            ):
-                if names.count(spelling) == 1:
-                    return names.index(spelling)
-            if any(as_index(name) is not None for name in self.names):
+            text, (exact, folded, numbered) = str(value), self._spellings
+            for places, spelling in ((exact, text), (folded, text.casefold()), (exact, str(index))):
+                if spelling in places:
+                    return places[spelling]
+            if numbered:
                 index = None  # labels that are named by numbers are never meant by their position
         if index is not None and 0 <= index < self.num_labels:
             return index
@@ -168,6 +166,13 @@ class LabelSet:
             f"{where}, row {number}: the label {value!r} is not one of the {self.num_labels} known: {known}. "
             "Mend the row, or name all labels in their order: labels=[...]."
         )
+
+    @functools.cached_property
+    def _spellings(self) -> tuple[dict[str, int], dict[str, int], bool]:
+        """The places of the names and of the names without case, where unique, and whether one is a number."""
+        names = self.names or ()
+        exact, folded = (_places_of(spelt) for spelt in (names, [name.casefold() for name in names]))
+        return exact, folded, any(as_index(name) is not None for name in names)
 
     @staticmethod
     def _score(value: Any, number: int, where: str) -> float:
@@ -206,6 +211,11 @@ def is_indicator(values: Sequence[Any], num_labels: int | None) -> bool:
     if num_labels is not None:
         return width == num_labels
     return any(isinstance(item, (float, bool)) for item in items) or any(len(set(value)) < width for value in values)
+
+
+def _places_of(names: Sequence[str]) -> dict[str, int]:
+    counts = Counter(names)
+    return {name: place for place, name in enumerate(names) if counts[name] == 1}
 
 
 def _items(value: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_distilbert.data.base import STAGES, TextData
 from lightning_distilbert.data.batching import EpochSampler
 from lightning_distilbert.data.corpus import Corpus, Sequences, build_corpus, is_corpus, tokenizer_fingerprint
-from lightning_distilbert.data.encoding import EncodedDataset, EncodedRow, Padding, encode, pad_batch
+from lightning_distilbert.data.encoding import EncodedRow, Padding, encode, pad_batch
 from lightning_distilbert.data.masking import Masking
 from lightning_distilbert.data.readers import TABLE_SUFFIXES
 from lightning_distilbert.data.resume import ResumableLoader
@@ -302,15 +302,9 @@ class MaskedLMData(TextData):
         )
 
     def _ordered_loader(self, dataset: Any) -> DataLoader:
-        if isinstance(dataset, EncodedDataset):  # texts to be filled in, which bring their own mask tokens
-            padding, multiple = Padding.of(self.get_tokenizer()), self.pad_to_multiple_of
-            return DataLoader(
-                dataset,
-                batch_size=self.eval_batch_size,
-                collate_fn=_Padded(padding, multiple),
-                num_workers=self.num_workers,
-            )
-        return super()._ordered_loader(dataset)
+        # texts to be filled in bring their own mask tokens
+        pad = super()._collate()
+        return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=pad, num_workers=self.num_workers)
 
     def _count(self, parts: Sequence[Part]) -> np.ndarray | None:
         """Count the tokens in samples of a stream, the same in each process and each run."""
@@ -367,15 +361,6 @@ class MaskedBatches:
             pairs = [self.masking(ids[i : i + 1], (1, self.seed, row["row"])) for i, row in enumerate(rows)]
             masked, labels = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
         return batch | {"input_ids": torch.from_numpy(masked), "labels": torch.from_numpy(labels)}
-
-
-@dataclass(frozen=True)
-class _Padded:
-    padding: Padding
-    multiple_of: int | None = None
-
-    def __call__(self, rows: list[EncodedRow]) -> dict[str, Any]:
-        return pad_batch(rows, self.padding, self.multiple_of)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class QuestionAnsweringData(TextData):
         tokenizer: A tokenizer, or a folder or hub name of one; None takes the module's.
         batch_size: Windows in a training batch on one device.
         eval_batch_size: Windows in another batch; None: twice `batch_size`.
-        max_length: Tokens of a window at most, the question included; never more than the tokenizer's own limit.
+        max_length: Tokens of a window at most, the question included; never more than tokenizer and student take.
         doc_stride: Tokens that a window shares with the one before it; None takes the task's, or 128.
         max_question_length: Tokens of a question at most; None takes the task's, or 64.
         on_bad_answer: What to do with training rows whose answer does not stand in the context where it says:

@@ -184,13 +184,31 @@ def iter_rows(
     elif kind in JSON_SUFFIXES:
         yield from _json_lines(path)
     elif kind == ".parquet":
-        for part in require("pyarrow.parquet", extra="data").ParquetFile(path).iter_batches():
-            yield from part.to_pylist()
+        with open_parquet(path) as file:
+            for part in file.iter_batches():
+                yield from part.to_pylist()
     else:
         raise DistillationError(
             f"{path} has the suffix {kind!r}, of which the kind is not known. Known are {', '.join(SUFFIXES)}; "
             "for a text table of another name pass its delimiter."
         )
+
+
+def open_parquet(path: Path) -> Any:
+    """Open a parquet file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DistillationError: If it is none.
+        MissingExtraError: Without pyarrow.
+    """
+    parquet = require("pyarrow.parquet", extra="data")
+    try:
+        return parquet.ParquetFile(path)
+    except Exception as error:  # pyarrow's errors share no base of their own
+        raise DistillationError(f"{path} cannot be read as parquet: {error}.") from error
 
 
 @contextmanager

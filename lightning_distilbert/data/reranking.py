@@ -135,7 +135,7 @@ class RerankingData(TextData):
         tokenizer: A tokenizer, or a folder or hub name of one; None takes the module's.
         batch_size: Queries in a training batch on one device, each with up to ``1 + num_negatives`` documents.
         eval_batch_size: Queries in another batch, each with all of its documents; None: `batch_size`.
-        max_length: Tokens kept of a pair at most; never more than the tokenizer's own limit.
+        max_length: Tokens kept of a pair at most; never more than tokenizer and student take.
         columns: Column names, for TSV and CSV files without a header.
         header: Whether TSV and CSV files have a header; None: unless `columns` are given.
         delimiter: The separator of text tables; None takes it from the suffix.
@@ -230,6 +230,11 @@ class RerankingData(TextData):
             pairs = [{self.query: row.get(self.query), self.document: row.get(self.document)} for row in rows]
             return CandidateSplit.from_rows(pairs, self.query, self.document, where)
         if any(self.label in row for row in rows):
+            if any(row.get("negatives") is not None for row in rows):
+                raise DistillationError(
+                    f"{where}: rows have negatives and a {self.label!r}, of which only one is read. Drop that column, "
+                    f"or name another (label=...); or give each negative a row of its own with {self.label!r} 0."
+                )
             return CandidateSplit.from_labels(rows, self.query, self.document, self.label, where)
         data = CandidateSplit.from_rows(rows, self.query, self.document, where)
         if not data.most:

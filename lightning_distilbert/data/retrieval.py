@@ -18,6 +18,7 @@ from lightning_distilbert.data.batching import EpochSampler
 from lightning_distilbert.data.beir import BeirFolder, RetrievalSplit
 from lightning_distilbert.data.candidates import NOBODY, CandidateSplit, with_texts
 from lightning_distilbert.data.encoding import EncodedDataset
+from lightning_distilbert.data.labels import as_index
 from lightning_distilbert.data.readers import Row, texts
 from lightning_distilbert.data.sources import open_splits
 from lightning_distilbert.errors import DistillationError, check_choice
@@ -184,7 +185,7 @@ class RetrievalData(TextData):
         tokenizer: A tokenizer, or a folder or hub name of one; None takes the module's.
         batch_size: Pairs in a training batch on one device.
         eval_batch_size: Texts in another batch; None: twice `batch_size`.
-        max_length: Tokens kept of a text at most; never more than the tokenizer's own limit.
+        max_length: Tokens kept of a text at most; never more than tokenizer and student take.
         columns: Column names, for TSV and CSV files without a header.
         header: Whether TSV and CSV files have a header; None: unless `columns` are given.
         delimiter: The separator of text tables; None takes it from the suffix.
@@ -274,15 +275,9 @@ class RetrievalData(TextData):
         Returns:
             Queries, documents, and which answer which.
         """
-        source, where = self.split_source(split), self.where(split)
-        if isinstance(source, RetrievalSplit):
-            return source
-        if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
-            return self._folder(source).split("test" if split == "predict" else split)
-        in_memory = isinstance(source, Sequence) and not isinstance(source, str)
-        if in_memory and not (source and isinstance(source[0], Mapping)):
-            return RetrievalSplit.from_pairs(source, where)
-        rows = self._rows(split)
+        if (given := self._without_rows(split)) is not None:
+            return given
+        rows, where = self._rows(split), self.where(split)
         queries, documents = texts(rows, self.query, where), texts(rows, self.document, where)
         return RetrievalSplit.from_pairs(list(zip(queries, documents, strict=True)), where)
 
@@ -292,13 +287,21 @@ class RetrievalData(TextData):
         Args:
             split: ``train``, ``validation`` or ``test``.
         """
-        source = self.split_source(split)
-        in_memory = isinstance(source, Sequence) and not isinstance(source, str)
-        of_rows = in_memory and source and isinstance(source[0], Mapping)
-        is_folder = isinstance(source, (str, Path)) and Path(source).expanduser().is_dir()
-        if isinstance(source, RetrievalSplit) or is_folder or (in_memory and not of_rows):
-            return CandidateSplit.of(self.retrieval_split(split))
+        if (given := self._without_rows(split)) is not None:
+            return CandidateSplit.of(given)
         return CandidateSplit.from_rows(self._rows(split), self.query, self.document, self.where(split))
+
+    def _without_rows(self, split: str) -> RetrievalSplit | None:
+        """Return a split that is given as one, as a folder or as pairs in memory; None for one of rows with columns."""
+        source = self.split_source(split)
+        if isinstance(source, RetrievalSplit):
+            return source
+        if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
+            return self._folder(source).split("test" if split == "predict" else split)
+        in_memory = isinstance(source, Sequence) and not isinstance(source, str)
+        if in_memory and not (source and isinstance(source[0], Mapping)):
+            return RetrievalSplit.from_pairs(source, self.where(split))
+        return None
 
     def _rows(self, split: str) -> list[Row]:
         """Read the rows of a split, with texts in the place of ids."""
@@ -306,7 +309,14 @@ class RetrievalData(TextData):
             source for source in self.splits().values() if isinstance(source, (str, Path)) and BeirFolder.is_one(source)
         ]
         folder = self._folder(folders[0]) if folders else None
-        return with_texts(self.read_split(split), folder, self.query, self.document, self.where(split))
+        rows, where = self.read_split(split), self.where(split)
+        if wrong := [number for number, row in enumerate(rows, start=1) if as_index(row.get("label")) == 0]:
+            raise DistillationError(
+                f"{where}: {len(wrong)} of {len(rows)} rows have the label 0, the first is row {wrong[0]}: there the "
+                "document does not answer the query, and a pair for retrieval is one that does. Give such documents as "
+                "the negatives of a row, or leave them out (RerankingData reads labels)."
+            )
+        return with_texts(rows, folder, self.query, self.document, where)
 
     def encode_split(self, split: str) -> PairDataset | list[EncodedDataset]:
         """Read and tokenise one split: pairs for training, queries and corpus otherwise."""

@@ -45,7 +45,7 @@ class TextClassificationData(TextData):
         tokenizer: A tokenizer, or a folder or hub name of one; None takes the module's.
         batch_size: Rows in a training batch on one device.
         eval_batch_size: Rows in another batch; None: twice `batch_size`.
-        max_length: Tokens kept of a text at most; never more than the tokenizer's own limit.
+        max_length: Tokens kept of a text at most; never more than tokenizer and student take.
         columns: Column names, for TSV and CSV files without a header (a last ``"*"`` drops what follows).
         header: Whether TSV and CSV files have a header; None: unless `columns` are given.
         delimiter: The separator of text tables; None takes it from the suffix.

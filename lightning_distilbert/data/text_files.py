@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from lightning_distilbert.data.readers import JSON_SUFFIXES, TABLE_SUFFIXES, parse_json, read_json_lines
+from lightning_distilbert.data.readers import JSON_SUFFIXES, TABLE_SUFFIXES, open_parquet, parse_json, read_json_lines
 from lightning_distilbert.errors import DistillationError, require
 
 TEXT_SUFFIXES = (".txt", ".text", ".tokens")
@@ -83,9 +83,9 @@ class TextFile:
         return [*read, str(self.path.resolve()), status.st_size, status.st_mtime_ns, head]
 
     def _lines(self) -> Iterator[str]:
-        """Yield each line less its blanks at both ends."""
+        """Yield each line less its blanks at both ends; only a line feed ends one, as in `open_text`."""
         number = 0
-        with open_bytes(self.path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as lines:
+        with open_bytes(self.path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n") as lines:
             try:
                 for number, line in enumerate(lines, start=1):
                     if "\0" in line:
@@ -110,12 +110,7 @@ class TextFile:
             yield text_of(row, self.column, f"{self.path}, row {number}")
 
     def _parquet(self) -> Iterator[str]:
-        parquet = require("pyarrow.parquet", extra="data")
-        try:
-            file = parquet.ParquetFile(self.path)
-        except Exception as error:  # pyarrow's errors share no base of their own
-            raise DistillationError(f"{self.path} cannot be read as parquet: {error}.") from error
-        with file:
+        with open_parquet(self.path) as file:
             names = file.schema_arrow.names
             if self.column not in names:
                 raise DistillationError(f"{self.path} has no column {self.column!r}. Its columns are {names}.")

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_distilbert.data.alignment import BySentence, WordBatches, WordDataset, encode_words
@@ -65,7 +64,7 @@ class TokenClassificationData(TextData):
         tokenizer: A fast tokenizer, or a folder or hub name of one; None takes the module's.
         batch_size: Rows in a training batch on one device.
         eval_batch_size: Rows in another batch; None: twice `batch_size`.
-        max_length: Tokens of a row at most; never more than the tokenizer's own limit.
+        max_length: Tokens of a row at most; never more than tokenizer and student take.
         columns: The names of a file's columns in order; None names the first ``tokens`` and the last ``tags``.
         delimiter: What stands between columns; None: any blanks and tabs, and one tab in a ``.tsv`` file.
         comments: Lines of columns that begin with this are skipped.
@@ -392,10 +391,4 @@ class TokenClassificationData(TextData):
         other = self.teacher_tokenizer() if train else None
         return WordBatches(
             Padding.of(self.get_tokenizer()), self.pad_to_multiple_of, None if other is None else Padding.of(other)
-        )
-
-    def _ordered_loader(self, dataset: Any) -> DataLoader:
-        # one answer for each sentence, so that its windows stay together
-        return DataLoader(
-            dataset, batch_size=self.eval_batch_size, collate_fn=self._collate(), num_workers=self.num_workers
         )

@@ -139,14 +139,9 @@ def _windows(first: np.ndarray, room: int, stride: int) -> Iterator[tuple[slice,
     # the last one ends where the sentence ends, so that it is not short of context
     starts = np.minimum(np.arange(0, total - stride, room - stride), total - room)
     places = np.flatnonzero(first >= 0)
-    left = (places - starts[:, None]).astype(np.float64)
-    right = room - 1 - left
-    outside = (left < 0) | (right < 0)
-    left[0], right[-1] = np.inf, np.inf  # there the sentence itself ends
-    context = np.where(outside, -1.0, np.minimum(left, right))
-    owner = context.argmax(axis=0)
-    for number, start in enumerate(starts):
+    # a word has most context in the window whose middle is nearest; halfway between two in the first
+    owner = np.searchsorted(starts[1:] + starts[:-1], 2 * places - (room - 1))
+    for start, mine in zip(starts, np.split(places, np.searchsorted(owner, np.arange(1, len(starts)))), strict=True):
         own = np.full(room, NOWHERE, dtype=np.int64)
-        mine = places[owner == number]
         own[mine - start] = first[mine]
         yield slice(int(start), int(start) + room), own

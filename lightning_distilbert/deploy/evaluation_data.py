@@ -189,6 +189,8 @@ def make_data(module: Any, source: Any, reading: Mapping[str, Any] | None = None
     unknown = [key for key in given if key not in inspect.signature(cls).parameters]
     if unknown:
         raise DistillationError(f"{name} has no option {unknown[0]!r}: leave it out, or pass a data module.")
+    if name == "MaskedLMData":  # an artefact gives logits over the vocabulary at all tokens: half a gigabyte for these
+        options["eval_batch_size"] = 8
     return cls(source, **{"max_length": room(module), **options, **given})
 
 

@@ -103,6 +103,10 @@ def export(
         lightning_distilbert.errors.DistillationError: export(format=...) was given 'onnyx': choose one of ...
     """
     _check_options(format, evaluation, min_retention, calibration, static)
+    if reduce_range is not None and format != "onnx-int8":
+        raise DistillationError(f"reduce_range={reduce_range} is for onnx-int8, and the format is {format}.")
+    if opset != OPSET and "onnx" not in FORMATS[format]:
+        raise DistillationError(f"opset={opset} is for formats that go through ONNX, and {format} does not.")
     module = load(model) if isinstance(model, (str, Path)) else model
     if not isinstance(module, DistillationModule):
         raise DistillationError(f"model={type(module).__name__}: give a folder, or a DistillationModule.")

@@ -88,6 +88,8 @@ def read_manifest(folder: str | Path, verify: bool = True) -> dict[str, Any]:
         raise DistillationError(f"{path} cannot be read: {error}. Export the student again.") from error
     if not isinstance(manifest, dict) or any(name not in manifest for name in REQUIRED):
         raise DistillationError(f"{path} is no manifest of an artefact: it needs {', '.join(REQUIRED)}.")
+    if not isinstance(manifest["model"], str) or not isinstance(manifest["files"], Mapping):
+        raise DistillationError(f"{path} names no model, or lists no files by name. Export the student again.")
     if manifest.get("manifest_version") != VERSION:
         raise DistillationError(
             f"{path} is of version {manifest.get('manifest_version')!r}, and this package reads {VERSION}. "
@@ -98,7 +100,7 @@ def read_manifest(folder: str | Path, verify: bool = True) -> dict[str, Any]:
     return manifest
 
 
-def verify_files(folder: Path, files: Any) -> None:
+def verify_files(folder: Path, files: Mapping[str, Any]) -> None:
     """Compare files with what a manifest says of them.
 
     Args:
@@ -108,7 +110,7 @@ def verify_files(folder: Path, files: Any) -> None:
     Raises:
         DistillationError: If one is missing or another one, or nothing of that kind is listed.
     """
-    if not isinstance(files, Mapping) or not all(isinstance(told, Mapping) for told in files.values()):
+    if not all(isinstance(told, Mapping) for told in files.values()):
         raise DistillationError(f"{folder / MANIFEST} lists no files by name. Export the student again.")
     for name, told in files.items():
         path = folder / name

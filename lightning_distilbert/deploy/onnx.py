@@ -34,7 +34,8 @@ def write_onnx(graph: Any, path: Path, opset: int = OPSET) -> None:
         opset: The version of ONNX's operator set.
 
     Raises:
-        DistillationError: If the exporter fails, or the weights are too large for one file.
+        DistillationError: If the exporter fails or does not know the operator set, or the weights are too large for one
+            file.
     """
     onnx = require("onnx", "onnx")
     require("onnxscript", "onnx")
@@ -64,6 +65,11 @@ def write_onnx(graph: Any, path: Path, opset: int = OPSET) -> None:
             f"torch {torch.__version__} cannot export a {type(graph.model).__name__} to ONNX with opset {opset} "
             f"({type(error).__name__}: {_cause(error)})."
         ) from error
+    if (written := _opset(model)) != opset:  # the exporter tells it in a warning alone, and its file may not even run
+        raise DistillationError(
+            f"torch {torch.__version__} cannot write a {type(graph.model).__name__} in ONNX's opset {opset}: it stays "
+            f"at {written}. Choose another --opset; the default is {OPSET}."
+        )
     _tidy(model)
     onnx.save(model, str(path))
 
@@ -74,7 +80,10 @@ def opset_of(path: Path) -> int:
     Args:
         path: The file.
     """
-    model = require("onnx", "onnx").load(str(path), load_external_data=False)
+    return _opset(require("onnx", "onnx").load(str(path), load_external_data=False))
+
+
+def _opset(model: Any) -> int:
     return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
 
 

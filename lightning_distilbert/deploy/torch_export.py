@@ -44,7 +44,7 @@ def trace(graph: Graph, longest: int | None = None) -> torch.export.ExportedProg
 
 
 def write_torch(graph: Graph, folder: Path) -> str:
-    """Write the program of a graph.
+    """Write the program of a graph, without the exporter's notes of where source files lie on this machine.
 
     Args:
         graph: The graph.
@@ -54,6 +54,9 @@ def write_torch(graph: Graph, folder: Path) -> str:
         The file's name.
     """
     program = trace(graph)
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
     with quietly():
         torch.export.save(program, folder / TORCH_FILE)
     return TORCH_FILE

@@ -24,6 +24,7 @@ from lightning_distilbert.target_tokenizer import target_tokenizer
 
 ROWS = 64  # on which outputs are compared number by number
 ALONE = 8  # of these, rows of all lengths that are run once more one by one
+VALUES = 2**27  # numbers that are compared at most: half a gigabyte, of which there are several copies
 # the largest difference of a float graph, as a share of the spread of its outputs
 TOLERANCE = 1e-3
 FLOATS = ("onnx", "torch-export", "executorch", "openvino", "keras", "litert")
@@ -229,18 +230,28 @@ def real_batches(graph: Any, evaluation: Evaluation) -> list[Arrays]:
     """Return the first batches of the evaluation, a share of each loader, as the graph's inputs."""
     batches = []
     for loader in evaluation.loaders:
-        rows = 0
+        rows, most = 0, ROWS // len(evaluation.loaders)
         for batch in loader:
             if len(batch["input_ids"]):
                 arrays = to_arrays(batch, graph.inputs)
-                kept = max(1, ROWS // len(evaluation.loaders) - rows)
+                most = min(most, _rows_that_fit(graph, arrays))
+                kept = max(1, most - rows)
                 batches.append({name: array[:kept] for name, array in arrays.items()})
                 rows += len(batch["input_ids"])
-            if rows >= ROWS // len(evaluation.loaders):
+            if rows >= most:
                 break
     if not batches:
         raise DistillationError(f"The evaluation data {evaluation.source} hold no rows.")
     return batches
+
+
+def _rows_that_fit(graph: Any, batch: Arrays) -> int:
+    """Return how many rows are compared: fewer of those with logits over a vocabulary, which fill the memory."""
+    if not any("vocabulary" in axes for axes in graph.outputs.values()):
+        return ROWS
+    prefix = list(graph.readers)[-1]  # that of the decoder, where there is one
+    vocabulary = int(getattr(graph.readers[prefix], "vocab_size", 1))
+    return max(1, VALUES // (vocabulary * batch[f"{prefix}input_ids"].shape[1]))
 
 
 def random_batches(graph: Any, length: int = 32) -> list[Arrays]:

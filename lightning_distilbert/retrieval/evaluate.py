@@ -208,8 +208,14 @@ def judgements(data: RetrievalSplit) -> dict[str, dict[str, int]]:
         data: The judgements.
 
     Raises:
-        DistillationError: If two queries have the same id, or two documents, or a grade is no whole number.
+        DistillationError: If two queries have the same id, or two documents, a grade is no whole number, or a query has
+            none: trec_eval would leave it out.
     """
+    if bare := [query for query, grades in zip(data.query_ids, data.relevant, strict=True) if not grades]:
+        raise DistillationError(
+            f"{len(bare)} of {len(data.queries)} queries have no relevant document, the first is {bare[0]!r}: nothing "
+            "can be said of how well they are answered. Leave them out."
+        )
     for name, ids in (("query", data.query_ids), ("document", data.document_ids)):
         if len(set(ids)) < len(ids):
             raise DistillationError(f"{len(ids) - len(set(ids))} of {len(ids)} {name} ids come more than once.")

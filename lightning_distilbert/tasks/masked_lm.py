@@ -123,6 +123,7 @@ class MaskedLM(Task):
         """
         mask = module.tokenizer.mask_token
         firsts, seconds = split_pairs(texts)
+        texts = firsts if seconds is None else list(zip(firsts, seconds, strict=True))
         check_masks(texts, firsts, seconds, mask)
         return super().answer(module, texts, batch_size, max_length)
 

@@ -231,9 +231,10 @@ class Translation(Task):
         Raises:
             DistillationError: If something in it is no single text, or the module has no target tokenizer.
         """
-        _, seconds = split_pairs(texts)
+        texts, seconds = split_pairs(texts)
         if seconds is not None:
-            raise DistillationError(f"Entry 0 is a pair of texts, {texts[0]!r}: a translation is made of a single one.")
+            pair = texts[0], seconds[0]
+            raise DistillationError(f"Entry 0 is a pair of texts, {pair!r}: a translation is made of a single one.")
         _known(target_tokenizer(module))  # before the first text is translated
         written = [text for text in texts if text.strip()]
         found = iter(super().answer(module, written, batch_size, max_length))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lightning_distilbert import DistillationError, DistillationModule
-from lightning_distilbert.corpus_translation import translate_corpus
+from lightning_distilbert.corpus_translation import _texts, translate_corpus
 from tests.parallel_texts import TEXTS, save_translator
 
 
@@ -134,3 +134,11 @@ def test_what_cannot_be_translated_is_refused(translator: Path, tiny_bert_dir: P
     with pytest.raises(DistillationError, match="suffix"):
         translate_corpus(translator, texts, tmp_path / "out.txt")
     assert not output.exists()
+
+
+def test_compressed_rows_are_read_by_the_column_that_is_named(tmp_path: Path):
+    zstandard = pytest.importorskip("zstandard")
+    path = tmp_path / "rows.jsonl.zst"
+    rows = b'{"text": "other", "en": "a dog"}\n{"text": "another", "en": " "}\n'
+    path.write_bytes(zstandard.ZstdCompressor().compress(rows))
+    assert list(_texts(path, "en")) == ["a dog"]

@@ -58,7 +58,10 @@ class Search:
             >>> Search.read(told).ends, Search.read(told | {"num_beams": 4}).beams
             ((3,), 4)
         """
-        other = [name for name, value in settings.items() if name not in (*READ, *NEUTRAL) and value and name[0] != "_"]
+        known = (*READ, *NEUTRAL)
+        # 0 stands for nothing, but where it is the number of a token
+        told = {name for name, value in settings.items() if value or (value == 0 and name.endswith("_token_id"))}
+        other = [name for name in settings if name in told and name not in known and name[0] != "_"]
         if other or settings.get("do_sample"):
             name = other[0] if other else "do_sample"
             raise DistillationError(

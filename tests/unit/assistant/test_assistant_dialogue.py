@@ -116,6 +116,9 @@ def test_a_request_can_be_cancelled(message: str):
     ]  # fmt: skip
     assert talk(["fly me", message], script=SCRIPT | {"cancel": ["Halt"]})[1][0] == "slot"
     assert talk(["fly me", "halt"], script=SCRIPT | {"cancel": ["Halt"]})[1][1] == Script().texts["cancelled"]
+    # phrases are split into words as messages are
+    for phrase in ("Don't", "no, thanks!", "\u53d6\u6d88"):
+        assert talk(["fly me", phrase], script=SCRIPT | {"cancel": [phrase]})[1][1] == Script().texts["cancelled"]
 
 
 def test_a_follow_up_changes_one_slot():
@@ -128,6 +131,8 @@ def test_a_follow_up_changes_one_slot():
     other = {"script": SCRIPT | {"follow_up": ["now"]}, "knowledge": None}
     assert talk([first, "what about from dallas"], **other)[-1][0] == "unknown"
     assert talk([first, "now from dallas"], **other)[-1] == ("intent", "From dallas to denver.")
+    other["script"] = SCRIPT | {"follow_up": ["how's it"]}
+    assert talk([first, "How's it from dallas"], **other)[-1] == ("intent", "From dallas to denver.")
 
 
 def test_what_is_no_request_is_looked_up():
@@ -172,6 +177,9 @@ def test_a_follow_up_is_looked_up_with_the_question_before():
         assert talk(["aaaa", message])[-1] == ("knowledge", "A!")
     assert talk(["aaaa", "hhh"])[-1][0] == "unknown"
     assert talk(["aaaa", "is it h"], script=SCRIPT | {"pointing": ["the"]})[-1][0] == "unknown"
+    assert talk(["aaaa", "that one h"], script=SCRIPT | {"pointing": ["that one"]})[-1] == ("knowledge", "A!")
+    # after a request, "it" is no longer what was asked before
+    assert talk(["aaaa", "my balance", "is it h"])[-1][0] == "unknown"
 
 
 def test_dialogues_do_not_mix():
@@ -272,4 +280,6 @@ def test_another_label_for_out_of_scope():
     assert talk(["aaaa"], intents=Other(), script=None, out_of_scope="none")[0][0] == "knowledge"
     told = Other()
     told.task = type("TextClassification", (), {"out_of_scope": "none"})()
+    assert talk(["aaaa"], intents=told, script=None)[0][0] == "knowledge"
+    told.task, told.options = "IntentClassification", {"out_of_scope": "none"}  # as an exported student has them
     assert talk(["aaaa"], intents=told, script=None)[0][0] == "knowledge"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, BertForSequenceClassification
 
-from lightning_distilbert import DistillationError, TextClassification, load
+from lightning_distilbert import DistillationError, DistillationModule, Student, TextClassification, load
 from lightning_distilbert.card.facts import measure_weights, read_facts
 from lightning_distilbert.report.measure import count_parameters
 from tests.conftest import save_tiny_bert, save_tiny_tokenizer
@@ -37,6 +37,16 @@ def test_facts_of_a_student(student: Path):
     assert facts.parameters == count_parameters(load(student).student)
     assert facts.bytes == (student / "model.safetensors").stat().st_size
     assert (facts.max_length, facts.lower_case, facts.mask_token) == (64, True, "[MASK]")
+
+
+def test_more_than_ten_labels_keep_their_order(tmp_path: Path):
+    student = Student(source=str(save_tiny_bert(tmp_path / "teacher", num_labels=12)), layers=1)
+    module = DistillationModule(TextClassification(12), student=student)
+    folder = module.save_student(tmp_path / "student")  # whose config.json has "10" before "2"
+    assert read_facts(folder).labels is None  # LABEL_0, LABEL_1, ... are no names
+    names = [f"topic {number}" for number in range(12)]
+    change(folder, "config.json", id2label={str(number): names[number] for number in sorted(range(12), key=str)})
+    assert read_facts(folder).labels == names
 
 
 @pytest.mark.parametrize("name", TASKS)

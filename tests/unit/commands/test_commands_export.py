@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,20 @@ def test_export_prints_what_was_measured(workplace: Path, capsys: pytest.Capture
 def test_unmeasured_export_says_so(workplace: Path, capsys: pytest.CaptureFixture[str]):
     main(["export", "--model", "student", "--output", "artefact", "--format", "torch-export"])
     assert "was not measured: give rows with labels, --evaluate FILE" in capsys.readouterr().out
+
+
+def test_a_score_that_the_artefact_has_not_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from lightning_distilbert.deploy.export import Exported
+
+    told = {"metric": "spearman", "source": "rows.tsv", "split": "test", "retention": 0.0}
+    score = told | {"student": {"spearman": 0.5}, "artefact": {"spearman": None}}
+    found = {"mean_difference": 0.1, "max_difference": 0.1, "output_spread": 1.0, "rows": 9, "evaluation": score}
+    facts = {"format": "onnx-int8", "task": "TextClassification", "model": "m.onnx", "files": {}, "quantization": {}}
+    done = Exported(Path("artefact"), facts | {"verification": found})
+    # the package's name of this module is the function in it
+    monkeypatch.setattr(sys.modules["lightning_distilbert.deploy.export"], "export", lambda *_, **__: done)
+    main(["export", "--model", "student", "--output", "artefact"])
+    assert "student 0.5000, artefact none, kept 0.00%" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

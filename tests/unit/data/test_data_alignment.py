@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from transformers import AutoTokenizer
 
 from lightning_distilbert.data.alignment import BySentence, WordBatches, encode_words
 from lightning_distilbert.data.encoding import Padding
+from lightning_distilbert.data.word_windows import _windows
 from lightning_distilbert.errors import DistillationError
 from tests.tokenizers_of_kinds import make_tokenizers
 
@@ -149,3 +152,26 @@ def test_sentences_keep_their_windows_and_words(tokenizer_dir):
     assert batch["words"] == sentences[1:]
     assert batch["sentence"].tolist() == [*[1] * (len(data) - 2), 2]
     assert "labels" not in batch
+
+
+def test_each_word_has_the_window_with_most_context_and_a_book_needs_no_table_of_both():
+    for total, room, stride in [(60, 10, 3), (61, 10, 7), (23, 5, 0), (40, 7, 6)]:
+        starts = [min(start, total - room) for start in range(0, total - stride, room - stride)]
+        found = {}
+        for window, own in _windows(np.arange(total), room, stride):
+            found |= {int(word): window.start for word in own[own >= 0]}
+        for word, start in found.items():
+            # at the ends of the sentence nothing is cut off
+            context = {
+                s: min(word - s if s else 99, s + room - 1 - word if s + room < total else 99)
+                for s in starts
+                if s <= word < s + room
+            }
+            assert start == max(context, key=context.__getitem__)
+        assert sorted(found) == list(range(total))
+    tracemalloc.start()
+    windows = sum(1 for _ in _windows(np.arange(40_000), 126, 31))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert windows == 421
+    assert peak < 421 * 40_000  # a byte for each window and word; there were dozens

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import jsonargparse
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 from lightning_distilbert._compat import LightningModule, Trainer
 from lightning_distilbert.data import RetrievalData, TextClassificationData, TextData
@@ -149,6 +149,17 @@ def test_a_tokenizer_limit_below_max_length_is_kept(tokenizer):
     tokenizer.model_max_length = 5
     data = TextClassificationData(ROWS, tokenizer=tokenizer)
     assert next(iter(data.train_dataloader()))["input_ids"].shape[1] == 5
+
+
+def test_a_student_with_fewer_positions_than_max_length_gets_no_longer_rows(tokenizer):
+    module = Recorder(tokenizer)
+    sizes = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
+    module.student = BertModel(BertConfig(vocab_size=len(tokenizer), **sizes, max_position_embeddings=6))
+    data = TextClassificationData({"train": ROWS, "test": ROWS})
+    trainer(max_epochs=1).fit(module, data)
+    assert data.effective_max_length() == 6
+    assert max(batch["input_ids"].shape[1] for batch in data.train_dataloader()) == 6
+    assert max(batch["input_ids"].shape[1] for batch in data.test_dataloader()) == 6
 
 
 def test_no_tokenizer_and_an_unknown_one(tmp_path):

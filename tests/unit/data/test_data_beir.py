@@ -151,3 +151,23 @@ def test_scifact_has_the_counts_that_its_readme_says():
     assert len(test.documents) == 5_183
     assert (len(train.queries), len(train.pairs())) == (809, 919)
     assert (len(test.queries), len(test.pairs())) == (300, 339)
+
+
+def test_a_bad_score_in_the_first_line_is_no_header(tmp_path):
+    folder = write(tmp_path)
+    (folder / "qrels" / "test.tsv").write_text("q1\td1\t1.0\nq1\td2\t1\n")
+    with pytest.raises(DistillationError, match=r"line 1: the score '1\.0' is not a whole number"):
+        read_beir(folder)
+
+
+@pytest.mark.parametrize(
+    ("relevant", "message"),
+    [
+        ([{0: 1.0, 1: 0.0}], r"'q0' has the grade 0\.0 for document 1 of 2"),
+        ([{2: 1.0}], "'q0' has the grade 1.0 for document 2 of 2"),
+        ([{0: 1.0}, {}], "relevant has 2 entries for 1 queries"),
+    ],
+)
+def test_what_answers_no_query_is_refused(relevant, message):
+    with pytest.raises(DistillationError, match=message):
+        RetrievalSplit(["a"], ["x", "y"], relevant)

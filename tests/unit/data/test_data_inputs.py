@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_distilbert import DistillationError, data
+from lightning_distilbert.answers import sentences_of
 from lightning_distilbert.data.inputs import check_masks, checked_pairs, question_pairs, split_pairs
 
 
@@ -32,6 +33,17 @@ def test_an_unknown_name_of_the_data_package_is_an_attribute_error():
 def test_what_is_no_list_of_texts_is_refused(texts, message):
     with pytest.raises(DistillationError, match=message):
         split_pairs(texts)
+
+
+def test_half_a_character_is_refused_wherever_it_stands():
+    half = "a \ud83d"  # the first half of an emoji, of a text that was cut off
+    for texts in (["whole", half], [("a", "b"), ("a", half)]):
+        with pytest.raises(DistillationError, match=r"Entry 1 holds '\\ud83d', one half of a character"):
+            split_pairs(texts)
+    for sentences in (["whole", half], [["whole"], ["a", "\ud83d"]]):
+        with pytest.raises(DistillationError, match="Entry 1 holds"):
+            sentences_of(sentences)
+    assert split_pairs(["\U0001f389 caf\u00e9"])[0] == ["\U0001f389 caf\u00e9"]
 
 
 def test_texts_may_come_from_any_iterable():

@@ -131,3 +131,17 @@ def test_zeros_and_ones_are_told_from_numbers_of_labels():
     assert not is_indicator([[0, 1]], None)
     assert not is_indicator([[0, 1], [1]], 2)
     assert not is_indicator(["ab"], 2)
+
+
+def test_many_rows_of_many_labels_cost_no_product_of_both():
+    class Counted(str):
+        folds = 0
+
+        def casefold(self):
+            Counted.folds += 1
+            return super().casefold()
+
+    names = tuple(Counted(f"Label {number}") for number in range(50))
+    rows = [f"label {number % 50}" for number in range(400)]
+    assert LabelSet(SINGLE, names, 50).encode(rows, "here").tolist() == [number % 50 for number in range(400)]
+    assert Counted.folds == 50

@@ -167,3 +167,7 @@ def test_bad_sources(tmp_path):
     write(tmp_path / "b.jsonl.zst", '{"text": "a"}\n{')
     with pytest.raises(DistillationError, match=r"b\.jsonl\.zst, line 2: not valid JSON"):
         texts(tmp_path / "b.jsonl.zst")
+
+
+def test_a_carriage_return_within_a_line_ends_none(tmp_path):
+    assert texts(write(tmp_path / "a.txt", "one\rtwo\r\nthree\n")) == ["one\rtwo", "three"]

@@ -129,3 +129,10 @@ def test_pairs_of_files_are_told_from_rows():
     assert not is_pair_of_files(["a", "b", "c"])
     assert not is_pair_of_files("ab")
     assert (name_of(["a", "b"]), name_of("x")) == ("a and b", "x")
+
+
+def test_a_carriage_return_within_a_line_parts_no_pair(tmp_path: Path):
+    files = [tmp_path / "a.en", tmp_path / "a.de"]
+    for file, content in zip(files, (b"one\rtwo\nthree\n", b"eins zwei\ndrei\n"), strict=True):
+        file.write_bytes(content)
+    assert read_files(files) == Parallel(["one\rtwo", "three"], ["eins zwei", "drei"])

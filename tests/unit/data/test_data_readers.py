@@ -156,3 +156,9 @@ def test_real_files_have_the_rows_that_their_readme_says(name, columns, count):
     rows = read_rows(Path(REAL) / name, columns=columns)
     assert len(rows) == count
     assert not any(key.startswith("\ufeff") for key in rows[0])
+
+
+def test_what_is_no_parquet_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(DistillationError, match=r"a\.parquet cannot be read as parquet"):
+        read_rows(write(tmp_path / "a.parquet", "nothing"))

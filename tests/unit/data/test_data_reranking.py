@@ -221,3 +221,9 @@ def test_columns_may_have_other_names(tokenizer):
     rows = [{"q": "who", "d": "the cat", "good": 1}, {"q": "who", "d": "a dog", "good": 0}]
     data = RerankingData({"train": rows}, query="q", document="d", label="good", tokenizer=tokenizer)
     assert pairs_of(tokenizer, next(iter(data.train_dataloader()))) == {"who": [("a dog", 0.0), ("the cat", 1.0)]}
+
+
+def test_negatives_beside_labels_are_not_lost_unsaid(tokenizer):
+    rows = [MINED[0] | {"label": 1}, *LABELLED]
+    with pytest.raises(DistillationError, match="rows have negatives and a 'label', of which only one is read"):
+        RerankingData({"train": rows}, tokenizer=tokenizer).setup("fit")

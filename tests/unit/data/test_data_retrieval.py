@@ -336,3 +336,12 @@ def test_negatives_are_encoded_for_a_teacher_with_another_tokenizer(tokenizer, t
     theirs = {name: batch["document"][f"teacher_{name}"] for name in ("input_ids", "attention_mask")}
     assert decode(other, theirs) == decode(tokenizer, batch["document"])
     assert torch.equal(theirs["attention_mask"].any(dim=1), batch["document"]["attention_mask"].any(dim=1))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_rows_that_do_not_belong_together_are_no_pairs(tokenizer, split):
+    rows = [{"query": query, "document": document, "label": 1} for query, document in PAIRS]
+    assert len(RetrievalData({split: rows}, tokenizer=tokenizer).retrieval_split(split).queries) == 4
+    rows[2]["label"] = "0"
+    with pytest.raises(DistillationError, match="1 of 5 rows have the label 0, the first is row 3"):
+        RetrievalData({split: rows}, tokenizer=tokenizer).setup("fit" if split == "train" else split)

@@ -64,6 +64,12 @@ def test_columns_of_each_task(tmp_path: Path):
     assert (data.question, data.context, data.answers, data.max_length) == ("q", "c", "a", 64)
 
 
+def test_batches_whose_logits_are_over_a_vocabulary_are_small(tmp_path: Path):
+    module = load(TASKS["mlm"][0](tmp_path))
+    assert make_data(module, {"validation": []}).eval_batch_size == 8
+    assert make_data(module, {"validation": []}, {"eval_batch_size": 3}).eval_batch_size == 3
+
+
 def test_calibration_rows_stand_alone(module: Any, tmp_path: Path):
     rows = open_calibration(module, [*FILMS, *FILMS] * 8)
     assert len(rows) == 256

@@ -141,6 +141,8 @@ def test_unmeasured_export_says_so(classifier: Path, tmp_path: Path):
         ({"format": "openvino-int8", "min_retention": 0.0}, "needs rows that show which values"),
         ({"format": "onnx-int8", "min_retention": 0.0, "static": True}, "needs rows that show which values"),
         ({"static": True, "calibration": ["a"]}, "static=True is for onnx-int8, and the format is onnx"),
+        ({"reduce_range": False}, "reduce_range=False is for onnx-int8, and the format is onnx"),
+        ({"opset": 18, "format": "torch-export"}, "opset=18 is for formats that go through ONNX, and torch-export"),
         ({"calibration": ["a"]}, "onnx takes no calibration rows. Leave"),
         (
             {"format": "onnx-int8", "min_retention": 0, "calibration": ["a"]},

@@ -52,6 +52,8 @@ def change(folder: Path, **values: object) -> None:
         (lambda f: (f / MANIFEST).write_text('{"format": "onnx"}'), "it needs format, task, model"),
         (lambda f: change(f, manifest_version=2), "is of version 2"),
         (lambda f: change(f, files=["model.onnx"]), "lists no files by name"),
+        (lambda f: change(f, files={"model.onnx": "whole"}), "lists no files by name"),
+        (lambda f: change(f, model=None), "names no model"),
         (lambda f: change(f, files={"../x": {}}), "lists '../x', which is not there"),
     ],
 )
@@ -59,6 +61,12 @@ def test_damaged_artefact_is_refused(folder: Path, spoil, message: str):
     spoil(folder)
     with pytest.raises(DistillationError, match=message):
         read_manifest(folder)
+
+
+def test_a_manifest_of_another_kind_is_refused_whatever_is_verified(folder: Path):
+    change(folder, files=["model.onnx"])
+    with pytest.raises(DistillationError, match="lists no files by name"):
+        read_manifest(folder, verify=False)
 
 
 def test_files_are_not_looked_at_unasked(folder: Path):

@@ -55,6 +55,12 @@ def test_the_file_tells_parts_and_nothing_of_this_machine(exported: Path):
     assert str(Path(torch.__file__).parents[1]).encode() not in (exported / "model.onnx").read_bytes()
 
 
+def test_an_opset_that_the_exporter_does_not_write_is_refused(tmp_path: Path):
+    with pytest.raises(DistillationError, match=r"cannot write a \w+ in ONNX's opset 13: it stays at 18"):
+        write_onnx(graph_of(), tmp_path / "model.onnx", opset=13)
+    assert not any(tmp_path.iterdir())
+
+
 def test_another_opset(tmp_path: Path):
     write_onnx(graph_of(), tmp_path / "model.onnx", opset=18)
     assert opset_of(tmp_path / "model.onnx") == 18

@@ -183,6 +183,7 @@ def test_no_texts_have_no_translations(model: EncoderDecoderModel):
     [
         ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size=3 is none that is applied here"),
         ({"forced_eos_token_id": 3}, "forced_eos_token_id=3"),
+        ({"forced_eos_token_id": 0}, "forced_eos_token_id=0"),  # as Marian's models have it
         ({"bad_words_ids": [[5]]}, "bad_words_ids"),
         ({"do_sample": True}, "do_sample=True"),
         ({"eos_token_id": None}, "does not say how translations are searched for"),

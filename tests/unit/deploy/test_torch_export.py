@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForTokenClassification
 
+import lightning_distilbert
 from lightning_distilbert import TokenClassification
 from lightning_distilbert.deploy.graph import Graph
 from lightning_distilbert.deploy.torch_export import TorchEngine, trace, write_torch
@@ -32,6 +34,14 @@ def test_program_runs_rows_of_any_size(graph: Graph, tmp_path: Path):
         with torch.no_grad():
             (wanted,) = graph(**{name: torch.from_numpy(array) for name, array in batch.items()})
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
+
+
+def test_program_does_not_tell_where_files_lie(graph: Graph, tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / write_torch(graph, tmp_path)) as program:
+        parts = {name: program.read(name) for name in program.namelist()}
+    assert any(b"BertForTokenClassification" in part for part in parts.values())  # notes of the model itself stay
+    own = str(Path(lightning_distilbert.__file__).parent).encode()
+    assert [name for name, part in parts.items() if own in part or b"site-packages" in part] == []
 
 
 def test_program_of_one_row_at_a_time_has_a_limit(graph: Graph):

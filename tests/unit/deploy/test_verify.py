@@ -3,16 +3,18 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_distilbert import DistillationModule, MaskedLM, QuestionAnswering, TextClassification, load
 from lightning_distilbert.deploy import verify
-from lightning_distilbert.deploy.evaluation_data import open_evaluation
+from lightning_distilbert.deploy.evaluation_data import Evaluation, open_evaluation
 from lightning_distilbert.deploy.graph import Graph
-from lightning_distilbert.deploy.verify import Verifier, plain, primary, random_batches, retention, scores
+from lightning_distilbert.deploy.verify import Verifier, plain, primary, random_batches, real_batches, retention, scores
 from lightning_distilbert.errors import DistillationError
 
 
@@ -153,3 +155,13 @@ def test_retention(own: float, student: float, mode: str, expected: float):
 
 def test_plain_scores():
     assert plain({"f1": 0.5, "map": math.nan}) == {"f1": 0.5, "map": None}
+
+
+@pytest.mark.parametrize(("axis", "rows"), [("labels", 64), ("vocabulary", 8)])
+def test_fewer_rows_of_logits_over_a_vocabulary_are_compared(axis: str, rows: int):
+    readers = {"": SimpleNamespace(vocab_size=30_000)}
+    graph = SimpleNamespace(inputs=("input_ids",), outputs={"logits": ["batch", "sequence", axis]}, readers=readers)
+    for size in (2, 64):
+        batch = {"input_ids": torch.zeros(size, 512, dtype=torch.long)}
+        found = real_batches(graph, Evaluation([[batch] * 40], "rows", "test"))
+        assert sum(len(part["input_ids"]) for part in found) == rows

@@ -192,3 +192,9 @@ def test_bm25_on_scifact_scores_what_others_have_measured():
     results = evaluate_retrieval(read_beir(Path(REAL) / "scifact" / "beir"), "bm25")
     assert results.scores["ndcg@10"] == pytest.approx(0.6605, abs=0.01)  # see the data set's README
     assert results.scores["recall@100"] == pytest.approx(0.876, abs=0.01)
+
+
+def test_a_query_without_a_relevant_document_is_named():
+    split = RetrievalSplit(["sort rows", "plot"], ["rows sort", "plot a line"], [{0: 1.0}, {}])
+    with pytest.raises(DistillationError, match="1 of 2 queries have no relevant document, the first is 'q1'"):
+        evaluate_retrieval(split, "bm25")

@@ -129,6 +129,7 @@ def test_texts_are_translated_in_order_and_nothing_is_nothing(translator: Path):
     assert wanted[0].startswith(module.predict(TEXTS[:1])[0][:2])
     with pytest.raises(DistillationError, match="is a pair of texts"):
         module.predict([("a", "b")])
+    assert module.predict(iter(TEXTS[:2])) == module.predict(TEXTS[:2])
 
 
 def test_a_module_without_a_target_tokenizer_says_so(tiny_bert_dir: Path, tmp_path: Path):

@@ -176,6 +176,7 @@ def test_predict_refuses_a_text_without_a_mask_before_any_is_answered(module: Di
 
 
 def test_a_mask_that_is_cut_off_is_refused_too(module: DistillationModule):
+    assert module.predict(iter(["the [MASK]"])) == module.predict(["the [MASK]"])
     assert len(module.predict(["the the [MASK]", ("the", "[MASK]")][:1], max_length=8)[0]) == 3
     with pytest.raises(DistillationError, match=r"The text 'the the' has no \[MASK\] among the 4 tokens"):
         module.predict(["the the [MASK]"], max_length=4)
