@@ -106,8 +106,6 @@ class Translation(Task):
         if isinstance(pooler := getattr(model.encoder, "pooler", None), nn.Module):
             pooler.requires_grad_(False)  # DDP refuses parameters that never get a gradient
         model.generation_config = self.search_settings(model)
-        model.generation_config.max_length = model.generation_config.max_new_tokens + 1  # with the start
-        model.generation_config.max_new_tokens = None
 
     def search_settings(self, model: Any, beams: int | None = None, most: int | None = None) -> Any:
         """Return how to search: the model's own rules, such as tokens that it may not write, with these options.
@@ -128,8 +126,8 @@ class Translation(Task):
             pad_token_id=model.config.pad_token_id,
             eos_token_id=model.config.eos_token_id,
             num_beams=beams,
-            max_length=None,
-            max_new_tokens=min(most or longest, longest),
+            max_length=min(most or longest, longest) + 1,  # with the start
+            max_new_tokens=None,  # transformers warns of both
             do_sample=False,
             early_stopping=beams > 1,
             length_penalty=self.length_penalty if beams > 1 else 1.0,

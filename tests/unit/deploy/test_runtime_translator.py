@@ -69,7 +69,7 @@ def test_the_folder_holds_all_that_a_runtime_needs(exported: Path, student: Path
     assert (found["metric"], found["retention"], found["artefact"]["bleu"]) == ("bleu", 1.0, pytest.approx(100.0))
     assert found["artefact"]["loss"] == pytest.approx(found["student"]["loss"], abs=1e-5)
     settings = json.loads((exported / "generation_config.json").read_text())
-    assert (settings["num_beams"], settings["max_new_tokens"], settings["early_stopping"]) == (2, 24, True)
+    assert (settings["num_beams"], settings["max_length"], settings["early_stopping"]) == (2, 25, True)
     config = json.loads((exported / "config.json").read_text())
     assert (config["architectures"], config["model_type"]) == (["EncoderDecoderModel"], "encoder-decoder")
     assert manifest["parameters"] == sum(weight.numel() for weight in load(student).student.parameters())

@@ -102,7 +102,7 @@ def test_each_graph_says_what_it_takes_and_gives():
         [sizes.get(axis, axis) for axis in axes] for axes in graph.decoder.outputs.values()
     ]
     assert graph.settings is not None
-    assert (graph.settings["num_beams"], graph.settings["max_new_tokens"]) == (4, 20)
+    assert (graph.settings["num_beams"], graph.settings["max_length"]) == (4, 21)
 
 
 def test_random_rows_have_both_sides_and_padding_is_found_out(monkeypatch: pytest.MonkeyPatch):
