@@ -100,6 +100,7 @@ def score(module, data, beams, limit):
     with torch.autocast("cpu", torch.bfloat16, enabled=auto_precision() == "bf16-mixed"):
         found = module.predict(texts, batch_size=50)
     seconds = time.perf_counter() - start
+    print("\n".join(f"{text}\n  {translation}" for text, translation in zip(texts[:3], found[:3], strict=True)))
     scores = TranslationScores()
     scores.update(found, references)
     counts = {
@@ -110,7 +111,6 @@ def score(module, data, beams, limit):
         "counts": {name: [" ".join(map(str, row)) for row in rows] for name, rows in counts.items()},
         "signatures": scores.signatures,
         "translate_seconds": round(seconds, 1),
-        "examples": [list(row) for row in zip(texts[:3], found[:3], references[:3], strict=True)],
     }
 
 
