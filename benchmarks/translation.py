@@ -4,7 +4,7 @@
     python -m benchmarks.translation --kinds teacher                                   # or stage by stage
     python -m benchmarks.translation --kinds corpus
     python -m benchmarks.translation --kinds scratch pretrained --seeds 0
-    python -m benchmarks.translation --table docs/results.md                           # from the stored results
+    python -m benchmarks.translation --table docs/tasks/translation.md                  # from the stored results
 
 Three students of one size: (a) the encoder from random weights, (b) the encoder all-MiniLM-L6-v2 as a DistilBERT, and
 (c) as b, distilled from a larger model that is trained here: word by word, by its translations, or both. All decoders
