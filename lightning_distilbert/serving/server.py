@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,8 @@ def serve(folder: str | Path, host: str = "127.0.0.1", port: int = 8000, **optio
             probe.bind((host, port))
         except OSError as error:
             raise DistillationError(f"{host}:{port} cannot be served ({error}). Take another --port.") from error
+    # as containers are stopped; LitServe ends its processes after an interrupt, and would leave them behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     server.run(host=host, port=port, generate_client_file=False)
 
 

@@ -29,6 +29,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def children(number: int) -> list[int]:
+    found = Path(f"/proc/{number}/task/{number}/children")
+    direct = [int(child) for child in found.read_text().split()] if found.is_file() else []
+    return direct + [inner for child in direct for inner in children(child)]
+
+
+def alive(number: int) -> bool:
+    state = Path(f"/proc/{number}/stat")
+    return state.is_file() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
 def get(address: str, body: Any = None) -> tuple[int, Any]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
@@ -61,11 +72,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
                 pytest.fail(log.read_text()[-3000:])
             yield address, folder
         finally:
-            process.send_signal(signal.SIGINT)
+            group = children(process.pid)
+            process.send_signal(signal.SIGTERM)  # as a container is stopped
             try:
                 process.wait(60)
             finally:
                 process.kill()
+            assert group  # and no process of it is left
+            assert not [number for number in group if alive(number)]
 
 
 def test_requests_are_answered_as_predict_does(served: tuple[str, Path]):
