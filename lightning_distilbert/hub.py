@@ -8,9 +8,10 @@ from typing import Any
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from lightning_distilbert.card.facts import is_artefact, read_facts
+from lightning_distilbert.card.facts import read_facts
 from lightning_distilbert.card.metadata import validate_repo_id
 from lightning_distilbert.card.writing import is_ours, write_card
+from lightning_distilbert.deploy.manifest import is_artefact
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import load_tokenizer
 

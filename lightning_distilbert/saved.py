@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lightning_distilbert import doctor, evaluation, tasks
+from lightning_distilbert.deploy.manifest import is_artefact
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import load_tokenizer
 from lightning_distilbert.loading import check_folder, load_model, short
@@ -131,7 +132,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"There is no folder {str(folder)!r} (working folder: {Path.cwd()}). Give the folder of a saved student; a "
             "model on the hub is downloaded first, with huggingface_hub.snapshot_download(name), which returns one."
         )
-    if (folder / "manifest.json").is_file() and not any(folder.glob("*.safetensors")):
+    if is_artefact(folder) and not any(folder.glob("*.safetensors")):
         raise DistillationError(
             f"{str(folder)!r} is an artefact of lightning-distilbert export, without the student's weights: "
             "deploy.load_artefact makes a module of it, and deploy.runtime.load runs it without torch."

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from lightning_distilbert import saved
 from lightning_distilbert.answers import names_in
-from lightning_distilbert.deploy.manifest import MANIFEST, read_manifest
+from lightning_distilbert.deploy.manifest import is_artefact, read_manifest
 from lightning_distilbert.deploy.runtime.folder import model_bytes
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.provenance import checked
@@ -85,7 +85,7 @@ class Facts:
     @property
     def evaluation(self) -> Mapping[str, Any]:
         """How an artefact was measured."""
-        return mapping(mapping(self.manifest.get("verification")).get("evaluation"))
+        return _evaluation(self.manifest)
 
     @property
     def fingerprint(self) -> str:
@@ -111,15 +111,17 @@ def read_facts(path: str | Path, metrics: Mapping[str, float] | None = None) -> 
     """
     folder = Path(path).expanduser()
     manifest = read_manifest(folder) if is_artefact(folder) else {}
-    config = (mapping(saved._json(folder / "config.json")) if manifest else None) or saved.read_config(folder)
+    own = mapping(saved._json(folder / "config.json")) if manifest else {}
+    config = own or saved.read_config(folder)  # which looks for weights, and refuses an artefact that has no config
     details = mapping(config.get(KEY))
     task, name = _task(folder, config, details)
     head = saved._head(config)
     if manifest:
         parameters, size = int(manifest.get("parameters") or 0), model_bytes(folder, manifest)
+        measured = _evaluated(manifest)
     else:
         parameters, size = measure_weights(folder)
-    measured = _evaluated(manifest) if manifest else mapping(details.get("metrics"))
+        measured = mapping(details.get("metrics"))
     tokenizer = mapping(saved._json(folder / "tokenizer_config.json"))
     mask = tokenizer.get("mask_token")
     labels = getattr(task, "labels", None) or names_in(mapping(config.get("id2label")))
@@ -173,11 +175,6 @@ def measure_weights(folder: Path) -> tuple[int, int]:
     return parameters, sum(file.stat().st_size for file in files)
 
 
-def is_artefact(folder: Path) -> bool:
-    """Tell whether a folder holds what an export wrote."""
-    return (folder / MANIFEST).is_file()
-
-
 def _task(folder: Path, config: Mapping[str, Any], details: Mapping[str, Any]) -> tuple[Any, str]:
     told = mapping(details.get("task"))
     path = str(told.get("class_path", ""))
@@ -209,9 +206,13 @@ def _lower_case(folder: Path, tokenizer: Mapping[str, Any]) -> bool:
     )
 
 
-def _evaluated(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _evaluation(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    return mapping(mapping(manifest.get("verification")).get("evaluation"))
+
+
+def _evaluated(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the scores of an artefact itself, which are not the student's."""
-    found = mapping(mapping(manifest.get("verification")).get("evaluation"))
+    found = _evaluation(manifest)
     split = "val" if found.get("split") == "validation" else "test"
     return {f"{split}/{name}": value for name, value in mapping(found.get("artefact")).items()}
 

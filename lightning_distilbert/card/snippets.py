@@ -6,6 +6,7 @@ from string import Template
 from textwrap import dedent
 
 from lightning_distilbert.card.facts import Facts, mapping
+from lightning_distilbert.deploy.manifest import runs_alone
 
 TEXTS = '["A fine film.", "A dull one."]'
 PAIR = ("A man plays a guitar.", "Somebody makes music.")
@@ -23,7 +24,7 @@ def with_us(facts: Facts, name: str, repo: str | None) -> str:
     download = "from huggingface_hub import snapshot_download\n" if repo else ""
     ask = "answer" if _kind(facts) == "questions" else "predict"
     if facts.manifest:
-        found = ("deploy.runtime", "load") if runs_alone(facts) else ("deploy", "load_artefact")
+        found = ("deploy.runtime", "load") if runs_alone(facts.manifest) else ("deploy", "load_artefact")
         return (
             f"{download}from lightning_distilbert.{found[0]} import {found[1]}\n\n"
             f"artefact = {found[1]}({path})\nprint(artefact.{ask}({_question(facts)}))\n"
@@ -40,11 +41,6 @@ def with_us(facts: Facts, name: str, repo: str | None) -> str:
         f"{download}from lightning_distilbert import load\n\n"
         f"module = load({path})\nprint(module.{ask}({_question(facts)}))\n"
     )
-
-
-def runs_alone(facts: Facts) -> bool:
-    """Tell whether it is an artefact for `lightning_distilbert.deploy.runtime`."""
-    return str(facts.manifest.get("format")).startswith("onnx")
 
 
 def without_us(facts: Facts, name: str) -> tuple[str, str]:

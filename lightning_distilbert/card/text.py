@@ -8,6 +8,7 @@ from typing import Any
 from lightning_distilbert.card import snippets
 from lightning_distilbert.card.facts import Facts, mapping
 from lightning_distilbert.card.metadata import data_name, hub_names, known_languages, metric_words, split_of
+from lightning_distilbert.deploy.manifest import runs_alone
 from lightning_distilbert.report.table import Table, one_line
 
 KINDS = {
@@ -139,7 +140,7 @@ def _use(facts: Facts, place: str, repo: str | None) -> str:
     where = "" if repo else f"The code runs in the folder that holds {code(place)}.\n\n"
     if facts.manifest:
         needs = "onnxruntime, tokenizers and numpy; it imports neither torch nor transformers"
-        with_what = f", which here needs {needs}" if snippets.runs_alone(facts) else ""
+        with_what = f", which here needs {needs}" if runs_alone(facts.manifest) else ""
         return f"{where}With `lightning_distilbert`{with_what}:\n\n```python\n{ours}```"
     packages, alone = snippets.without_us(facts, repo or place)
     note = _differences(facts)

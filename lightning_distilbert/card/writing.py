@@ -11,11 +11,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from lightning_distilbert.card.facts import Facts, is_artefact, read_facts
+from lightning_distilbert.card.facts import Facts, read_facts
 from lightning_distilbert.card.metadata import card_data
 from lightning_distilbert.card.text import body
 from lightning_distilbert.data.writers import complete
-from lightning_distilbert.deploy.manifest import MANIFEST
+from lightning_distilbert.deploy.manifest import MANIFEST, is_artefact
 from lightning_distilbert.errors import DistillationError
 
 CARD = "README.md"

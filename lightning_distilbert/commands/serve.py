@@ -39,7 +39,7 @@ def _parser() -> PlainParser:
     add("--workers", type=int, help="processes on each device, each with the model (default: 1)")
     add("--threads", type=int, help="threads of one call (default: the processors, shared among the workers)")
     add("--batch_size", type=int, help="texts in a batch (default: 32)")
-    add("--join", type=int, help="requests that are answered together, for GPUs (default: 1)")
+    add("--join", type=int, help="requests that are answered together, for many clients (default: 1)")
     add("--wait", type=float, help="seconds to wait for others, with --join (default: 0.005)")
     add("--timeout", type=float, help="seconds after which a request that waits is given up (default: 30)")
     add("--max_bytes", type=int, help="the longest request (default: 10000000)")

@@ -15,6 +15,28 @@ VERSION = 1
 REQUIRED = ("format", "task", "model", "files", "inputs", "outputs")
 
 
+def is_artefact(folder: Path) -> bool:
+    """Tell whether a folder holds what an export wrote.
+
+    Args:
+        folder: The folder.
+    """
+    return (folder / MANIFEST).is_file()
+
+
+def runs_alone(manifest: Mapping[str, Any]) -> bool:
+    """Tell whether an artefact is one for `lightning_distilbert.deploy.runtime`, which needs no torch.
+
+    Args:
+        manifest: Its manifest.
+
+    Example:
+        >>> runs_alone({"format": "onnx-int8"}), runs_alone({"format": "openvino"})
+        (True, False)
+    """
+    return str(manifest.get("format")).startswith("onnx")
+
+
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits.
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from lightning_distilbert import doctor
 from lightning_distilbert.deploy.engines import load_artefact
 from lightning_distilbert.deploy.export import Exported
-from lightning_distilbert.deploy.manifest import MANIFEST, read_manifest
+from lightning_distilbert.deploy.manifest import is_artefact, read_manifest
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.module import CHECKPOINT_KEY
 from lightning_distilbert.prediction import room
@@ -98,14 +98,14 @@ def _named(name: str) -> Iterator[None]:
 
 def _names_task(folder: Path) -> bool:
     """Return whether a folder names its task, and refuse one that holds no model."""
-    if (folder / MANIFEST).is_file():
+    if is_artefact(folder):
         read_manifest(folder, verify=False)
         return True
     return CHECKPOINT_KEY in read_config(folder)
 
 
 def _load(name: str, folder: Path, threads: int | None) -> Contender:
-    if (folder / MANIFEST).is_file():
+    if is_artefact(folder):
         manifest = read_manifest(folder, verify=False)  # its files are verified as it is loaded
         module = load_artefact(folder, threads)
         size = Exported(folder, manifest).size / 1e6

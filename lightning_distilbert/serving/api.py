@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from lightning_distilbert.errors import DistillationError, require
+from fastapi.responses import JSONResponse
+from litserve import LitAPI
+from pydantic import BaseModel, ConfigDict, Field
 
-require("litserve", extra="serve")
-
-from fastapi.responses import JSONResponse  # noqa: E402
-from litserve import LitAPI  # noqa: E402
-from pydantic import BaseModel, ConfigDict, Field  # noqa: E402
+from lightning_distilbert.deploy.manifest import is_artefact, read_manifest, runs_alone
+from lightning_distilbert.errors import DistillationError
 
 REFUSED = 422  # what FastAPI answers to a request of the wrong form
 
@@ -178,10 +177,8 @@ def load_model(folder: str | Path, device: str, threads: int | None = None) -> A
     Raises:
         DistillationError: If the folder holds neither.
     """
-    from lightning_distilbert.deploy.manifest import MANIFEST, read_manifest
-
-    if (Path(folder).expanduser() / MANIFEST).is_file():
-        if str(read_manifest(folder, verify=False)["format"]).startswith("onnx"):
+    if is_artefact(Path(folder).expanduser()):
+        if runs_alone(read_manifest(folder, verify=False)):
             from lightning_distilbert.deploy import runtime
 
             return runtime.load(folder, threads).predict

@@ -8,14 +8,14 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from lightning_distilbert.deploy.manifest import MANIFEST, read_manifest
+from fastapi.responses import HTMLResponse
+from litserve import LitServer
+
+from lightning_distilbert.deploy.manifest import is_artefact, read_manifest, runs_alone
 from lightning_distilbert.deploy.runtime.folder import describe
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.report.machine import processors
 from lightning_distilbert.serving.api import APIS, StudentAPI
-
-from fastapi.responses import HTMLResponse  # isort: skip  # after api, which says what to install
-from litserve import LitServer  # isort: skip
 
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # LitServe takes no others
@@ -131,11 +131,9 @@ def facts_of(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder).expanduser()
     name = path.absolute().name
-    if (path / MANIFEST).is_file():
-        manifest = read_manifest(path)
-        if str(manifest["format"]).startswith("onnx"):  # without torch
-            told = describe(path, "none")
-            return {"name": name, "format": manifest["format"], "task": told.task, "labels": _list(told.labels)}
+    if is_artefact(path) and runs_alone(manifest := read_manifest(path, verify=False)):  # without torch
+        told = describe(path, "all")
+        return {"name": name, "format": manifest["format"], "task": told.task, "labels": _list(told.labels)}
     from lightning_distilbert.card.facts import read_facts
 
     facts = read_facts(path)
