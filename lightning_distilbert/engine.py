@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import EncoderDecoderModel, PreTrainedModel
 
-from lightning_distilbert.architectures import layers_of, token_level_head
+from lightning_distilbert.architectures import layers_of, token_level_head, unwrap
 from lightning_distilbert.attention import ATTENTION_SIGNALS, attention_layers
 from lightning_distilbert.cross_encoder import pair_template, score_pairs, scores_in
 from lightning_distilbert.errors import DistillationError
@@ -325,6 +325,8 @@ def facts_of(name: str, root: nn.Module, paths: Paths, requires: frozenset[str])
     num_labels = getattr(head, "out_features", getattr(head_config, "num_labels", None))
     if head_config is not None and getattr(head_config, "is_encoder_decoder", False):
         num_labels = cast(Any, getattr(head_config, "decoder", head_config)).vocab_size
+    elif head is not None and type(unwrap(head)).__name__.endswith("ForMaskedLM"):
+        num_labels = cast(Any, head_config).vocab_size
     num_layers, num_heads = facts.num_layers, facts.num_heads
     if "hidden_states" in requires:
         num_layers = len(layers_of(body))
@@ -337,6 +339,7 @@ def facts_of(name: str, root: nn.Module, paths: Paths, requires: frozenset[str])
         hidden_size=facts.hidden_size,
         num_heads=num_heads,
         num_labels=num_labels,
-        problem_type=getattr(head_config, "problem_type", None),
+        # the config of a token-level head may still name the problem of the head that it had before
+        problem_type=None if head is None or token_level_head(head) else getattr(head_config, "problem_type", None),
         initialised_from=facts.initialised_from,
     )

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
@@ -211,6 +212,18 @@ def test_facts_come_from_the_config_and_the_layers():
     assert (facts.name, facts.num_layers, facts.hidden_size) == ("it", 3, 16)
     assert (facts.num_labels, facts.problem_type) == (3, "regression")
     assert facts.num_heads == 2
+
+
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForTokenClassification, BertForQuestionAnswering])
+@pytest.mark.parametrize("former", ["regression", "multi_label_classification"])
+def test_a_token_level_head_does_not_speak_of_the_problem_of_a_former_head(kind, former):
+    """Students start from models of other tasks, whose configs keep their labels: three here."""
+    student, terms = bert(kind=kind, problem_type=former), SoftTargets()
+    teacher = kind(BertConfig(**{**student.config.to_dict(), "problem_type": None}))
+    if kind is BertForMaskedLM:
+        teacher.config.num_labels = 2
+    Distiller(Teacher(teacher), [terms]).build(student)
+    assert terms.resolved == "softmax"
 
 
 def test_facts_of_an_encoder_and_a_head_that_are_apart():
