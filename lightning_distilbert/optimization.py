@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+
+from lightning_distilbert.errors import DistillationError
 
 
 def adamw_with_warmup(
@@ -15,8 +18,12 @@ def adamw_with_warmup(
     warmup: float = 0.06,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
+    factors: Mapping[str, float] | None = None,
 ) -> Any:
     """Return AdamW with decay on weight matrices only, and a rate that rises linearly and then falls to 0 per step.
+
+    A module that wants other rates for some of its parts overrides ``configure_optimizers`` and returns, for instance,
+    ``adamw_with_warmup(self, 5e-4, factors={"student.encoder": 0.2})``: a pretrained encoder learns with a new decoder.
 
     Args:
         module: A LightningModule with its Trainer.
@@ -25,16 +32,25 @@ def adamw_with_warmup(
         warmup: The share of the steps over which the rate rises, in [0, 1).
         betas: AdamW's two decay rates of its averages.
         eps: AdamW's term for numerical stability.
+        factors: What the rate is multiplied by for the parameters of some parts, by the path of the part. Of several
+            paths that lead to a parameter, the first counts.
 
     Returns:
         What Lightning's ``configure_optimizers`` may return. Without a foreseeable end of training the rate stays.
+
+    Raises:
+        DistillationError: If no trained parameter lies under one of the paths.
     """
     trainer = module.trainer
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    groups = []
+    for path, factor in {**(factors or {}), "": 1.0}.items():
+        own = [trained.pop(name) for name in list(trained) if not path or name.startswith(f"{path}.")]
+        if path and not own:
+            raise DistillationError(f"factors={dict(factors or {})}: no trained parameter lies under {path!r}.")
+        for matrices, decay in ((True, weight_decay), (False, 0.0)):
+            params = [p for p in own if (p.dim() >= 2) == matrices]
+            groups.append({"params": params, "weight_decay": decay, "lr": factor * learning_rate})
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     fused = module.device.type in ("cpu", "cuda") and not (scaler and trainer.gradient_clip_val)
     # a recipe's YAML gives a list

@@ -43,6 +43,7 @@ def context_windows(
     doc_stride: int = 128,
     max_question_length: int = 64,
     name: str = "questions",
+    shrink: bool = False,
 ) -> Iterator[tuple[list[Window], int, int]]:
     """Tokenise questions with their contexts, each long context as several windows.
 
@@ -54,22 +55,27 @@ def context_windows(
         doc_stride: Tokens that a window shares with the one before it.
         max_question_length: Tokens of a question at most; what is beyond is cut off.
         name: What errors call them.
+        shrink: Where windows have no room for more of a context than they share, let them share less: half of the room.
 
     Yields:
         Some windows, in the order of the questions, of how many questions they are, and how many of these were cut.
 
     Raises:
-        DistillationError: If a context needs several windows, and these have no room for more of it than they share.
+        DistillationError: If a context needs several windows, and these have no room for more of it than they share
+            (with ``shrink``, no room at all).
     """
     special = tokenizer.num_special_tokens_to_add(pair=True)
     for start, stop in _chunks(contexts):
         asked, cut, lengths = _shorten(tokenizer, questions[start:stop], max_question_length)
         rooms = [max_length - special - length for length in lengths]
-        place = _without_room(tokenizer, contexts[start:stop], rooms, doc_stride)
+        stride, narrow = doc_stride, _without_room(tokenizer, contexts[start:stop], rooms, doc_stride)
+        if narrow and shrink:
+            stride = max(0, min(rooms[place] for place in narrow) // 2)
+        place = next((place for place in narrow if rooms[place] <= stride), None)
         if place is not None:
             raise DistillationError(
                 f"{name}, row {start + place + 1}: beside its question, a window of max_length={max_length} has room "
-                f"for {max(rooms[place], 0)} tokens of the context, and doc_stride={doc_stride} of them would be those "
+                f"for {max(rooms[place], 0)} tokens of the context, and doc_stride={stride} of them would be those "
                 "of the window before it. Raise max_length, or lower doc_stride or max_question_length."
             )
         encoded = tokenizer(
@@ -77,7 +83,7 @@ def context_windows(
             list(contexts[start:stop]),
             truncation="only_second",
             max_length=max_length,
-            stride=max(0, min(doc_stride, max_length - special - 1)),  # what is more is refused, needed or not
+            stride=max(0, min(stride, max_length - special - 1)),  # what is more is refused, needed or not
             return_overflowing_tokens=True,
             return_attention_mask=False,
         )
@@ -122,19 +128,19 @@ def _chunks(contexts: Sequence[str]) -> Iterator[tuple[int, int]]:
         yield start, len(contexts)
 
 
-def _without_room(tokenizer: Any, contexts: Sequence[str], rooms: Sequence[int], doc_stride: int) -> int | None:
-    """Return the first question whose context does not fit into one window, where a second has no room for more."""
+def _without_room(tokenizer: Any, contexts: Sequence[str], rooms: Sequence[int], doc_stride: int) -> list[int]:
+    """Return the questions whose contexts do not fit into one window, where a second has no room for more."""
     narrow = [place for place, room in enumerate(rooms) if room <= doc_stride]
     if not narrow:
-        return None
-    encodings = tokenizer([contexts[place] for place in narrow], add_special_tokens=False).encodings
-    fits = (0 < rooms[place] >= len(encoding) for place, encoding in zip(narrow, encodings, strict=True))
-    return next((place for place, fit in zip(narrow, fits, strict=True) if not fit), None)
+        return []
+    encodings = tokenizer([contexts[place] for place in narrow], add_special_tokens=False, verbose=False).encodings
+    fits = [0 < rooms[place] >= len(encoding) for place, encoding in zip(narrow, encodings, strict=True)]
+    return [place for place, fit in zip(narrow, fits, strict=True) if not fit]
 
 
 def _shorten(tokenizer: Any, questions: Sequence[str], limit: int) -> tuple[list[str], int, list[int]]:
     """Cut questions after so many tokens; return them, how many were cut, and their lengths in tokens."""
-    encodings = tokenizer(list(questions), add_special_tokens=False).encodings
+    encodings = tokenizer(list(questions), add_special_tokens=False, verbose=False).encodings
     long = [len(encoding) > limit for encoding in encodings]
     asked = [
         question[: encoding.offsets[limit - 1][1]] if cut else question

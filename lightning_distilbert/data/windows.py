@@ -91,6 +91,7 @@ def encode_windows(
     doc_stride: int = 128,
     max_question_length: int = 64,
     name: str = "questions",
+    shrink: bool = False,
 ) -> Windows:
     """Tokenise questions with their contexts, each long context as several windows, with a progress bar.
 
@@ -103,6 +104,7 @@ def encode_windows(
             is the number of tokens that the window moves on.)
         max_question_length: Tokens of a question at most; what is beyond is cut off.
         name: What the progress bar says.
+        shrink: Where windows have no room for more of a context than they share, let them share less.
 
     Returns:
         The windows, in the order of the questions.
@@ -120,7 +122,7 @@ def encode_windows(
     cut = 0
     with tqdm(total=len(questions), desc=f"tokenise {name}", unit=" rows", delay=1, leave=False) as bar:
         for part, rows, shortened in context_windows(
-            tokenizer, questions, contexts, max_length, doc_stride, max_question_length, name
+            tokenizer, questions, contexts, max_length, doc_stride, max_question_length, name, shrink
         ):
             found += part
             cut += shortened

@@ -178,9 +178,9 @@ class QuestionAnswering(Task):
         """
         questions, contexts = checked_pairs(texts)
         tokenizer = module.tokenizer
-        windows = encode_windows(
-            tokenizer, questions, contexts, room(module, max_length), self.doc_stride, self.max_question_length
-        )
+        longest = room(module, max_length)
+        limits = (longest, self.doc_stride, self.max_question_length)
+        windows = encode_windows(tokenizer, questions, contexts, *limits, shrink=True)
         order = sorted(range(len(windows)), key=windows.lengths.__getitem__, reverse=True)
         found: dict[int, list[Candidate]] = {}
         padding = Padding.of(tokenizer)

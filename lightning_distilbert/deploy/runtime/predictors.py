@@ -154,7 +154,7 @@ def read(artefact: Artefact, texts: Sequence[Any], options: Options) -> list[Any
     threshold = artefact.thresholds.get("no_answer", 0.0) if told["no_answer"] else None
     answers = []
     limits = (options[1], told["doc_stride"], told["max_question_length"])
-    for windows, _, _ in context_windows(tokenizer, questions, contexts, *limits):
+    for windows, _, _ in context_windows(tokenizer, questions, contexts, *limits, shrink=True):
         rows = [tokenizer.row(window.ids, window.types) for window in windows]
         found: dict[int, Candidate] = {}
         for places, batch, outputs in artefact.session.run_rows(tokenizer, rows, options[0]):

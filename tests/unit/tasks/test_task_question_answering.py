@@ -206,8 +206,24 @@ def test_windows_of_predictions_are_at_most_as_long_as_asked():
     assert max(seen) == 64
     assert min(seen) <= 24
     assert seen[-1] <= 24
-    with pytest.raises(DistillationError, match=r"max_length=12 has room for 8 .*doc_stride=8"):
-        module.predict([("who", TEXTS[2])], max_length=12)
+
+
+def test_windows_without_room_for_the_stride_share_less_and_find_the_answer_all_the_same():
+    """A student of few positions keeps the stride of long windows in its task."""
+    module, text = make_module(doc_stride=128), TEXTS[2]
+    for length in (12, 40, None):
+        found = module.predict([("who", text)], max_length=length)[0]
+        assert text[found["start"] : found["end"]] == found["answer"] != ""
+    narrow = encode_windows(module.tokenizer, ["who"], [text], 12, doc_stride=4, max_question_length=64)
+    seen = []
+    hook = module.student.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    module.predict([("who", text)], max_length=12)
+    hook.remove()
+    assert sum(seen) == len(narrow)
+    with pytest.raises(DistillationError, match=r"max_length=4 has room for 0 .*doc_stride=0"):
+        module.predict([("who", text)], max_length=4)
 
 
 def test_the_threshold_of_the_module_decides_what_is_left_unanswered():
