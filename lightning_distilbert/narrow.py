@@ -20,36 +20,45 @@ BLOCK_NAME = re.compile(r"(.+?\.\d+)\.(.+)\.(weight|bias)")
 
 @dataclass(frozen=True)
 class _Block:
-    """The linear layers of a block by what they lead to: heads or the neurons of the feed-forward part."""
+    """The linear layers of a block by what they lead to: heads or the neurons of the feed-forward part.
+
+    ``fused`` are layers of several parts below each other, and their number; ``layer:0`` is the first part of one.
+    """
 
     query: tuple[str, ...]
     key: tuple[str, ...]
     value: str
     out: str
-    up: str
+    up: tuple[str, ...]
     down: str
+    fused: tuple[tuple[str, int], ...] = ()
 
 
 _BERT = _Block(
     ("attention.self.query",), ("attention.self.key",), "attention.self.value", "attention.output.dense",
-    "intermediate.dense", "output.dense",
+    ("intermediate.dense",), "output.dense",
 )  # fmt: skip
+ROTARY = frozenset({"modernbert"})
 BLOCKS = {
     "bert": _BERT,
     "roberta": _BERT,
     "electra": _BERT,
     "mpnet": _Block(
-        ("attention.attn.q",), ("attention.attn.k",), "attention.attn.v", "attention.attn.o", "intermediate.dense",
+        ("attention.attn.q",), ("attention.attn.k",), "attention.attn.v", "attention.attn.o", ("intermediate.dense",),
         "output.dense",
     ),
     "deberta-v2": _Block(
         # a query meets the keys of positions, and a key their queries
         ("attention.self.query_proj", "attention.self.pos_query_proj"),
         ("attention.self.key_proj", "attention.self.pos_key_proj"),
-        "attention.self.value_proj", "attention.output.dense", "intermediate.dense", "output.dense",
+        "attention.self.value_proj", "attention.output.dense", ("intermediate.dense",), "output.dense",
     ),
     "distilbert": _Block(
-        ("attention.q_lin",), ("attention.k_lin",), "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"
+        ("attention.q_lin",), ("attention.k_lin",), "attention.v_lin", "attention.out_lin", ("ffn.lin1",), "ffn.lin2"
+    ),
+    "modernbert": _Block(
+        ("attn.Wqkv:0",), ("attn.Wqkv:1",), "attn.Wqkv:2", "attn.Wo", ("mlp.Wi:0", "mlp.Wi:1"), "mlp.Wo",
+        fused=(("attn.Wqkv", 3), ("mlp.Wi", 2)),
     ),
 }  # fmt: skip
 
@@ -66,13 +75,17 @@ class Narrowing:
       dimensions :math:`d` (summed over the layers where all share one position bias, as in MPNet);
     - within a head the dimensions with the largest :math:`\lVert W_q^d \rVert \lVert W_k^d \rVert` for queries and
       keys, and the largest :math:`\lVert W_v^d \rVert \lVert W_o^d \rVert` for values;
-    - of a feed-forward part the neurons with the largest :math:`\lVert W_{up}^d \rVert \lVert W_{down}^d \rVert`.
+    - of a feed-forward part the neurons with the largest :math:`\lVert W_{up}^d \rVert \lVert W_{down}^d \rVert`,
+      where a gate counts with what it gates.
+
+    ModernBERT turns the dimensions of a head by their places in it, so that its heads stay whole: their number follows
+    the width.
 
     Args:
         config: The config of the wide model. It is not changed.
         state: The weights of its encoder, with the layers that stay.
         hidden_size: The new hidden width; None keeps it.
-        num_attention_heads: The new number of heads; None keeps it.
+        num_attention_heads: The new number of heads; None keeps it, or in ModernBERT their width.
         intermediate_size: The new number of neurons of the feed-forward parts; None keeps it.
 
     Attributes:
@@ -80,7 +93,7 @@ class Narrowing:
 
     Raises:
         DistillationError: If a size is no positive whole number or larger than the wide model's, the heads do not
-            divide the width, or the architecture cannot be cut.
+            divide the width or cannot be of this width, or the architecture cannot be cut.
     """
 
     def __init__(
@@ -98,6 +111,8 @@ class Narrowing:
             "intermediate_size": intermediate_size,
         }
         new = {name: old[name] if (value := asked[name]) is None else value for name in SIZES}
+        if config.model_type in ROTARY and num_attention_heads is None:
+            new["num_attention_heads"] = _whole_heads(config.model_type, old, hidden_size)
         _check(config.model_type, old, new)
         self.config = _narrow_config(config, old, new)
         self._old, self._new = old, new
@@ -120,7 +135,9 @@ class Narrowing:
         blocks: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, value in state.items():
             if (match := BLOCK_NAME.fullmatch(name)) and match[3] == "weight":
-                blocks[match[1]][match[2]] = value.float()
+                parts = dict(block.fused).get(match[2], 1)
+                names = [match[2]] if parts == 1 else [f"{match[2]}:{part}" for part in range(parts)]
+                blocks[match[1]] |= dict(zip(names, value.float().chunk(parts), strict=True))
         head_scores = {
             path: (_rows(weights, (block.value,)) * _columns(weights, block.out))
             .view(self._old["num_attention_heads"], -1)
@@ -137,10 +154,12 @@ class Narrowing:
             heads = _largest(head_scores[path], self._new["num_attention_heads"])
             matched = self._within(heads, _rows(weights, block.query) * _rows(weights, block.key))
             carried = self._within(heads, _rows(weights, (block.value,)) * _columns(weights, block.out))
-            neurons = _largest(
-                _rows(weights, (block.up,)) * _columns(weights, block.down), self._new["intermediate_size"]
-            )
-            rows = dict.fromkeys((*block.query, *block.key), matched) | {block.value: carried, block.up: neurons}
+            neurons = _largest(_rows(weights, block.up) * _columns(weights, block.down), self._new["intermediate_size"])
+            rows = dict.fromkeys((*block.query, *block.key), matched) | {block.value: carried}
+            rows |= dict.fromkeys(block.up, neurons)
+            for name, parts in block.fused:
+                size = len(weights[f"{name}:0"])
+                rows[name] = torch.cat([rows.pop(f"{name}:{part}") + part * size for part in range(parts)])
             self._rows |= {f"{path}.{name}": index for name, index in rows.items()}
             self._columns |= {f"{path}.{block.out}": carried, f"{path}.{block.down}": neurons}
 
@@ -165,6 +184,16 @@ def _own(config: PreTrainedConfig, name: str) -> str:
     return "hidden_dim" if name == "intermediate_size" and config.model_type == "distilbert" else name
 
 
+def _whole_heads(kind: str, old: Mapping[str, int], hidden_size: int | None) -> int:
+    width = old["hidden_size"] // old["num_attention_heads"]
+    if isinstance(hidden_size, int) and 0 < hidden_size <= old["hidden_size"] and hidden_size % width:
+        raise DistillationError(
+            f"hidden_size={hidden_size} is no number of whole heads, and those of a {kind!r} model have to keep their "
+            f"width, {width}. Choose a multiple of {width}."
+        )
+    return old["num_attention_heads"] if not hidden_size else max(1, int(hidden_size) // width)
+
+
 def _check(kind: str, old: Mapping[str, int], new: Mapping[str, int]) -> None:
     if kind not in BLOCKS:
         raise DistillationError(
@@ -183,6 +212,11 @@ def _check(kind: str, old: Mapping[str, int], new: Mapping[str, int]) -> None:
             f"hidden_size={width} cannot be divided among {heads} heads. Choose num_attention_heads from {fitting}."
         )
     old_width = old["hidden_size"] // old["num_attention_heads"]
+    if kind in ROTARY and width // heads != old_width:
+        raise DistillationError(
+            f"hidden_size={width} with num_attention_heads={heads} makes heads of width {width // heads}, and those of "
+            f"a {kind!r} model have to keep theirs, {old_width}. Leave out num_attention_heads."
+        )
     if width // heads > old_width:
         raise DistillationError(
             f"hidden_size={width} with num_attention_heads={heads} makes heads of width {width // heads}, and the "

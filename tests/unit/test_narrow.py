@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import (
+    AlbertConfig,
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -10,6 +12,7 @@ from transformers import (
 
 from lightning_distilbert.architectures import layers_of
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.narrow import Narrowing
 from lightning_distilbert.student import build_student
 from tests.encoders import batch_of, model_of, states
 
@@ -235,5 +238,71 @@ def test_a_width_at_which_the_embeddings_lose_their_projection_is_refused(name):
 
 
 def test_an_unknown_architecture_is_refused():
-    with pytest.raises(DistillationError, match=r"'modernbert' student cannot be narrower .* bert, roberta, electra"):
-        build_student(model_of("modernbert"), [0, 1], hidden_size=8)
+    config = AlbertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, embedding_size=4)
+    with pytest.raises(DistillationError, match=r"'albert' student cannot be narrower .* bert, roberta, electra"):
+        Narrowing(config, {}, hidden_size=2)
+
+
+# -- ModernBERT: fused layers, and heads that stay whole ---------------------------------------------------------------
+
+
+def modern(auto_class=AutoModel, **changes):
+    return model_of("modernbert", auto_class, num_attention_heads=4, **changes)
+
+
+def test_of_modernbert_whole_heads_are_kept_and_gates_with_what_they_gate():
+    teacher = modern()
+    student = build_student(teacher, [0, 1, 2, 3], hidden_size=8, intermediate_size=12)
+    assert (student.config.num_attention_heads, student.config.intermediate_size) == (2, 12)
+    stream = best_dimensions(teacher, 8)
+    assert torch.equal(
+        student.embeddings.tok_embeddings.weight, teacher.embeddings.tok_embeddings.weight.detach()[:, stream]
+    )
+    for mine, theirs in zip(layers_of(student), layers_of(teacher), strict=True):
+        fused, out = theirs.attn.Wqkv.weight.detach(), theirs.attn.Wo.weight.detach()
+        carried = [norm(fused[32 + d]) * norm(out[:, d]) for d in range(16)]
+        heads = best([sum(carried[4 * head : 4 * head + 4]) for head in range(4)], 2)
+        rows = [4 * head + d for head in heads for d in range(4)]
+        assert torch.equal(
+            mine.attn.Wqkv.weight, fused[[16 * part + row for part in range(3) for row in rows]][:, stream]
+        )
+        assert torch.equal(mine.attn.Wo.weight, out[stream][:, rows])
+        up, down = theirs.mlp.Wi.weight.detach(), theirs.mlp.Wo.weight.detach()
+        neurons = best([(norm(up[n]) + norm(up[32 + n])) * norm(down[:, n]) for n in range(32)], 12)
+        assert torch.equal(mine.mlp.Wi.weight, up[[*neurons, *(32 + n for n in neurons)]][:, stream])
+        assert torch.equal(mine.mlp.Wo.weight, down[stream][:, neurons])
+
+
+def test_a_narrow_modernbert_runs_and_loads_again(tmp_path):
+    teacher = modern(AutoModelForMaskedLM, attention_bias=True, mlp_bias=True)
+    student = build_student(teacher, [0, 3], auto_class="AutoModelForMaskedLM", hidden_size=12, num_attention_heads=3)
+    inputs = batch_of()
+    student.save_pretrained(tmp_path)
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(**inputs).logits, student.eval()(**inputs).logits, rtol=0, atol=0)
+    assert states(student, inputs)[-1].shape == (15, 12)
+
+
+def test_neurons_of_a_modernbert_that_do_nothing_can_go_without_a_trace():
+    teacher = modern()
+    for block in layers_of(teacher):
+        block.mlp.Wo.weight.data[:, torch.randperm(32)[:20]] = 0
+    student = build_student(teacher, [0, 1, 2, 3], intermediate_size=12)
+    inputs = batch_of()
+    for mine, theirs in zip(states(student, inputs), states(teacher, inputs), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"hidden_size": 10}, "hidden_size=10 is no number of whole heads, .* Choose a multiple of 4"),
+        ({"hidden_size": 8, "num_attention_heads": 4}, "makes heads of width 2, .* have to keep theirs, 4"),
+        ({"hidden_size": 20}, "hidden_size=20 is out of range"),
+        ({"hidden_size": 0}, "hidden_size=0 is out of range"),
+    ],
+)
+def test_sizes_that_part_the_heads_of_a_modernbert_are_refused(sizes, message):
+    with pytest.raises(DistillationError, match=message):
+        build_student(modern(), [0, 1], **sizes)
