@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import signal
@@ -13,9 +14,11 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
+import lightning_distilbert
 from lightning_distilbert import DistillationError, DistillationModule, load
 from lightning_distilbert.cli import RECIPES, main
 from lightning_distilbert.data.masked_words import MaskedWords
+from lightning_distilbert.objectives import resolve_objectives
 from tests.parallel_texts import TEXTS, save_parallel
 from tests.squad_files import save_squad
 
@@ -63,6 +66,115 @@ HEADS = {
 
 # what trains no head has no score by which an epoch could be the best
 HEADLESS = {"minilm", "tinybert-general", "tinybert-intermediate"}
+
+
+# -- what each recipe trains with, as its paper or its published code has it, or as its page says ----------------------
+
+ADAM = {"weight_decay": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "trainer.gradient_clip_val": 1.0}
+ADAM |= {"trainer.accumulate_grad_batches": 1}
+TASK_ROWS = {"data.batch_size": 32, "data.max_length": 128}
+MASKING = {"data.mask_share": 0.15, "data.smoothing": 0.7, "data.whole_word": False}
+MASKING |= {"data.min_length": 12, "data.max_unknown": 0.5}
+HALF_SIZE = {
+    "objectives": [
+        ("SoftTargets", {"temperature": 2.0, "weight": 1.0}),
+        ("HiddenStates", {"layers": "initialised", "metric": "mse", "weight": 10.0}),
+    ],
+    "task_weight": 1.0, "student.layers": None, "warmup": 0.06, "trainer.max_epochs": 3,
+}  # fmt: skip
+LOGITS = {"objectives": [("SoftTargets", {"temperature": 2.0, "weight": 0.5})], "task_weight": 0.5}
+FINETUNING = {"learning_rate": 3e-5, "warmup": 0.1, "trainer.max_epochs": 3}
+EVERY_LAYER = ("HiddenStates", {"layers": "every", "metric": "mse", "embeddings": True, "weight": 1.0})
+TINYBERT = {
+    "objectives": [("Attention", {"layers": "every", "metric": "mse", "weight": 1.0}), EVERY_LAYER],
+    "task_weight": 0.0, "warmup": 0.1,
+}  # fmt: skip
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "distilbert-pretrain": ADAM | MASKING | {
+        "objectives": [
+            ("SoftTargets", {"temperature": 2.0, "weight": 5.0}),
+            ("HiddenStates", {"layers": "last", "metric": "cosine", "weight": 1.0}),
+        ],
+        "task_weight": 2.0, "task.positions": "all", "student.layers": 6, "student.rule": "uniform",
+        "learning_rate": 5e-4, "weight_decay": 0.0, "betas": (0.9, 0.98), "eps": 1e-6, "warmup": 0.05,
+        "data.batch_size": 8, "data.max_length": 512, "data.pack": False,
+        "trainer.accumulate_grad_batches": 32, "trainer.gradient_clip_val": 5.0, "trainer.max_epochs": 3,
+    },
+    "distilbert-finetune": ADAM | LOGITS | FINETUNING | TASK_ROWS,
+    "finetune": ADAM | FINETUNING | TASK_ROWS | {"teacher": None},
+    "minilm": ADAM | MASKING | {
+        "objectives": [("Relations", {"heads": 48, "teacher_layer": "last"})], "task_weight": 0.0,
+        "student.layers": 6, "student.hidden_size": 384, "student.intermediate_size": 1536,
+        "learning_rate": 6e-4, "warmup": 0.01, "data.batch_size": 64, "data.max_length": 128,
+        "trainer.accumulate_grad_batches": 4, "trainer.max_epochs": 3,
+    },
+    "textbrewer-style": ADAM | TASK_ROWS | {
+        "objectives": [("SoftTargets", {"temperature": 8.0, "weight": 1 / 64}), EVERY_LAYER], "task_weight": 0.0,
+        "student.layers": 6, "learning_rate": 1e-4, "warmup": 0.1, "trainer.max_epochs": 30,
+    },
+    "tinybert-general": ADAM | MASKING | TINYBERT | {
+        "student.layers": 4, "student.hidden_size": 312, "student.intermediate_size": 1200,
+        "student.architecture": "same", "learning_rate": 1e-4, "data.batch_size": 64, "data.max_length": 128,
+        "trainer.accumulate_grad_batches": 4, "trainer.max_epochs": 3,
+    },
+    "tinybert-intermediate": ADAM | TINYBERT | TASK_ROWS | {"learning_rate": 5e-5, "trainer.max_epochs": 10},
+    "tinybert-prediction": ADAM | FINETUNING | TASK_ROWS | {
+        "objectives": [("SoftTargets", {"temperature": 1.0, "weight": 1.0})], "task_weight": 0.0,
+    },
+    "text-classification": ADAM | HALF_SIZE | TASK_ROWS | {"learning_rate": 5e-5},
+    "token-classification": ADAM | HALF_SIZE | TASK_ROWS | {"learning_rate": 1e-4},
+    "question-answering": ADAM | HALF_SIZE | {
+        "learning_rate": 1e-4, "data.batch_size": 32, "data.max_length": 384,
+        "task.doc_stride": 128, "task.max_answer_length": 30, "task.max_question_length": 64, "task.no_answer": False,
+    },
+    "intents": ADAM | HALF_SIZE | {
+        "learning_rate": 1e-4, "data.batch_size": 32, "data.max_length": 64, "trainer.max_epochs": 5,
+        "task.criterion": "balanced",
+    },
+    "retrieval": ADAM | {
+        "objectives": [("SentenceEmbedding", {"metric": "cosine", "weight": 1.0}), ("Similarity", {"weight": 1.0})],
+        "task_weight": 0.0, "task.pooling": "mean", "task.temperature": 0.05, "task.gather": False,
+        "learning_rate": 1e-4, "warmup": 0.06, "data.num_negatives": 1, "data.batch_size": 64, "data.max_length": 256,
+        "trainer.max_epochs": 3,
+    },
+    "reranking": ADAM | LOGITS | FINETUNING | {
+        "task.criterion": "listwise", "data.num_negatives": 4, "data.batch_size": 8, "data.max_length": 256,
+        "trainer.max_epochs": 2,
+    },
+    "translation": ADAM | LOGITS | {
+        "task.num_beams": 4, "task.label_smoothing": 0.0, "task.evaluation_beams": 1, "task.evaluation_length": 64,
+        "student.decoder_layers": 3, "student.max_target_positions": 128, "learning_rate": 5e-4, "warmup": 0.1,
+        "data.batch_size": 64, "data.max_length": 128, "trainer.max_epochs": 10,
+    },
+}  # fmt: skip
+
+
+def settings(recipe: str) -> dict[str, Any]:
+    """Return what a recipe trains with: its own values, those of its preset, and the defaults of what it leaves out."""
+    values = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    model = values["model"]
+    preset = resolve_objectives(model.get("objectives", "logits"))
+    found = {f"trainer.{name}": value for name, value in values["trainer"].items()}
+    found.setdefault("trainer.accumulate_grad_batches", 1)
+    for prefix, part in (("task.", model["task"]), ("student.", model["student"]), ("data.", values["data"])):
+        cls = getattr(lightning_distilbert, part["class_path"].removeprefix("lightning_distilbert."))
+        found |= {f"{prefix}{name}": value for name, value in (defaults(cls) | part["init_args"]).items()}
+    found |= defaults(DistillationModule) | model
+    found["objectives"] = [(type(one).__name__, one.to_config()["init_args"]) for one in preset.objectives]
+    found["betas"] = tuple(found["betas"])
+    if found["task_weight"] is None:
+        found["task_weight"] = preset.task_weight
+    return found
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+
+
+@pytest.mark.parametrize("recipe", sorted(ARGUMENTS))
+def test_a_recipe_trains_with_what_is_published(recipe: str):
+    found = settings(recipe)
+    assert {name: found[name] for name in PUBLISHED[recipe]} == PUBLISHED[recipe]
 
 
 @pytest.fixture

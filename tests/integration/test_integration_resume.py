@@ -183,6 +183,34 @@ def test_from_a_checkpoint_of_a_streams_end(tiny_mlm_dir: Path, tmp_path: Path, 
         assert differing(found, weights(module)) == []
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, [2, 8]), (2, [1, 4])])
+def test_pretraining_from_the_middle_of_an_epoch(
+    tiny_mlm_dir: Path, tmp_path: Path, streaming: bool, accumulate: int, steps: list[int]
+):
+    """The triple loss of DistilBERT: rows, masks and the student's dropout go on as if nothing had happened."""
+    # of six batches an epoch
+    options = {"max_steps": 10 // accumulate, "max_epochs": -1, "accumulate_grad_batches": accumulate}
+    rows = {"train": [{"text": " ".join(words)} for words in DRAW_STREAM]}
+
+    def data() -> MaskedLMData:
+        return MaskedLMData(
+            rows, streaming=streaming, buffer=12, batch_size=4, min_length=3, cache_dir=tmp_path / "cache"
+        )
+
+    def build() -> DistillationModule:
+        torch.manual_seed(1)
+        task, student = MaskedLM(positions="all"), Student(layers=2)
+        return DistillationModule(task, tiny_mlm_dir, student, "distilbert", learning_rate=1e-3)
+
+    module = build()
+    make_trainer(tmp_path, each_step(tmp_path), **options).fit(module, data())
+    assert any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in module.student.modules())
+    for step in steps:
+        found, _ = resume(build(), data(), tmp_path, f"step={step}.ckpt", **options)
+        assert differing(found, weights(module)) == [], step
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_with_workers_that_read_ahead(tiny_teacher_dir: Path, tmp_path: Path):
     module = make_module(tiny_teacher_dir)

@@ -55,7 +55,9 @@ def test_parts_have_rates_of_their_own_which_the_schedule_scales():
     factors = {"encoder.0": 0.5, "encoder": 0.1}
     found = adamw_with_warmup(module, 1e-2, weight_decay=0.3, warmup=0.2, factors=factors)
     names = {parameter: name for name, parameter in module.named_parameters()}
-    rates = {names[p]: (g["initial_lr"], g["weight_decay"]) for g in found["optimizer"].param_groups for p in g["params"]}
+    rates = {
+        names[p]: (g["initial_lr"], g["weight_decay"]) for g in found["optimizer"].param_groups for p in g["params"]
+    }
     expected = {"encoder.0": 5e-3, "encoder.1": 1e-3, "encoders": 1e-2, "decoder": 1e-2}
     for path, rate in expected.items():
         assert rates.pop(f"{path}.weight") == (pytest.approx(rate), 0.3)

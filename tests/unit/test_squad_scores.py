@@ -1,4 +1,4 @@
-"""EM and F1 against the rules of SQuAD's official scripts, written down a second time, and against torchmetrics."""
+"""EM and F1 against SQuAD's official scripts: what evaluate-v2.0.py printed, its rules by hand, and torchmetrics."""
 
 from __future__ import annotations
 
@@ -129,6 +129,100 @@ def test_each_answer_counts_as_in_the_official_script(version):
     assert answer_scores("a", ["the"], no_answer=False) == (1.0, 0.0)
     assert answer_scores("a", ["the"], no_answer=True) == (1.0, 1.0)
     assert answer_scores("tower", ["the", "tower of"], no_answer=True) == pytest.approx((0.0, 2 / 3))
+
+
+# -- what evaluate-v2.0.py printed (github.com/pavanchhatpar/question-generation, f00b7f3, a copy of the original) --
+
+# the answer, the true answers, and the probability that there is none
+PRINTED = [
+    ("the red kite", ["Red kite", "a kite"], 0.02),  # the first word is an article
+    ("Kite, red", ["red kite"], 0.31),  # the same words in another order
+    ("kite red kite", ["red kite"], 0.11),  # one word twice
+    ("an old mill by the river", ["mill", "the old mill", "river mill"], 0.27),  # the best of three
+    ("A.N. Morrow", ["Morrow"], 0.44),  # without its dots it begins with an article
+    ("the-bridge", ["bridge"], 0.52),  # without its hyphen it has none
+    ("seventy\u2013two", ["seventy two", "seventy\u2013two"], 0.05),  # a dash that is no ASCII punctuation
+    ("forty\u00a0boats", ["forty boats"], 0.08),  # a space that does not break
+    ("Thé vert", ["thé VERT"], 0.35),  # no article
+    ("cafe\u0301", ["café"], 0.13),  # the same to the eye
+    ("a\u0301 la", ["la"], 0.58),  # a word boundary stands before the accent
+    ("İzmir", ["izmir"], 0.61),  # two characters in small letters
+    ("ΟΔΟΣ", ["οδος", "οδός"], 0.16),  # of the two small sigmas the final one
+    ("STRASSE", ["Straße"], 0.47),
+    ("東京 tower", ["東京", "東京 tower."], 0.03),
+    ("$1,200", ["1200", "1,200 dollars"], 0.21),
+    ("", ["nine geese"], 0.97),  # left out by itself
+    ("...", ["nine geese"], 0.66),
+    ("the", ["a"], 0.39),  # neither has a word
+    ("", ["the", "an"], 0.83),  # the true answers have none
+    ("granite", ["the", "grey granite"], 0.19),  # one of them has none
+    ("an", ["the", "grey granite"], 0.63),  # so that the other alone counts
+    ("wrong quay", ["north harbour"], 0.73),
+    ("a lantern", [], 0.70),  # of the following none has an answer
+    ("north harbour", [], 0.99),
+    ("", [], 0.91),
+    ("salt, and pepper", [], 0.24),
+    ("", [], 0.07),
+    ("two copper coins", [], 0.88),
+]
+PLAIN = {"exact": 41.37931034482759, "f1": 54.48275862068966, "HasAns_exact": 43.47826086956522, "HasAns_f1": 60.0}
+PLAIN |= {"NoAns_exact": 33.333333333333336, "NoAns_f1": 33.333333333333336}
+HALF = {"exact": 48.275862068965516, "f1": 59.08045977011494}
+HALF |= {"HasAns_exact": 39.130434782608695, "HasAns_f1": 52.7536231884058}
+HALF |= {"NoAns_exact": 83.33333333333333, "NoAns_f1": 83.33333333333333}
+BEST = {"best_exact": 48.275862068965516, "best_exact_thresh": 0.44}
+BEST |= {"best_f1": 61.37931034482759, "best_f1_thresh": 0.58}
+OURS = {"exact": "em", "f1": "f1", "HasAns": "has_answer", "NoAns": "no_answer", "best": "best"}
+
+
+def as_printed(questions, threshold=None):
+    """Return our scores under the official names, in percent; without a threshold, without probabilities too."""
+    answers, truths, doubts = zip(*questions, strict=True)
+    count = len(answers)
+    metric = SquadScores(no_answer=True)
+    metric.thresholds = {} if threshold is None else {"no_answer": threshold}
+    doubt = torch.zeros(count) if threshold is None else torch.tensor(doubts)
+    metric.update(torch.arange(count), torch.zeros(count), doubt, answers, truths)
+    found = values(metric.compute())
+    exact = torch.tensor([answer_scores(*pair, no_answer=True)[0] for pair in zip(answers, truths, strict=True)])
+    thresholds = {
+        "best_exact_thresh": float(best_threshold(doubt, exact, torch.tensor([bool(truth) for truth in truths]))[1]),
+        "best_f1_thresh": found.pop("threshold/no_answer"),
+    }
+    names = {
+        "_".join(OURS[part] for part in name.split("_")): name for name in PLAIN.keys() | {"best_exact", "best_f1"}
+    }
+    return {names[name]: 100 * value for name, value in found.items()} | thresholds
+
+
+@pytest.mark.parametrize(("threshold", "printed"), [(None, PLAIN), (1.0, PLAIN | BEST), (0.5, HALF | BEST)])
+def test_version_two_is_what_the_official_script_printed(threshold, printed):
+    """Without a file of probabilities, with one, and with --na-prob-thresh 0.5."""
+    found = as_printed(PRINTED, threshold)
+    assert {name: found[name] for name in printed} == pytest.approx(printed, rel=1e-6)
+
+
+def test_equal_probabilities_as_the_official_script_printed_them():
+    tied = [(answer, truths, round(doubt, 1)) for answer, truths, doubt in PRINTED]
+    printed = PLAIN | BEST | {"best_exact_thresh": 0.4, "best_f1_thresh": 0.6}
+    assert as_printed(tied, 1.0) == pytest.approx(printed, rel=1e-6)
+
+
+def test_where_the_official_best_is_of_no_threshold_ours_is_of_one():
+    """It parts equal probabilities by the order of the questions: its f1 at its own best threshold is a lower one."""
+    tied = [(answer, truths, round(3 * doubt) / 4) for answer, truths, doubt in PRINTED]
+    printed = {"f1": 61.37931034482758, "best_f1": 64.82758620689657, "best_f1_thresh": 0.5}
+    found = as_printed(tied, printed["best_f1_thresh"])
+    assert found["f1"] == pytest.approx(printed["f1"])
+    assert found["best_f1_thresh"] == printed["best_f1_thresh"]
+    assert found["best_f1"] == pytest.approx(printed["f1"])
+    assert found["best_f1"] < printed["best_f1"]
+    # and it takes an answer without a word for one in its best, and for none in its scores
+    wordless = [("the", [], 0.2), ("mill", ["mill"], 0.4)]
+    printed = {"exact": 100.0, "best_exact": 50.0, "best_exact_thresh": 0.0}
+    found = as_printed(wordless, 1.0)
+    assert found["exact"] == printed["exact"] == found["best_exact"]
+    assert found["best_exact_thresh"] == pytest.approx(0.4)
 
 
 def test_a_missing_truth_is_an_error_in_version_one_and_no_answer_in_version_two():

@@ -63,6 +63,15 @@ def test_what_is_wrong_is_named_by_file_and_line(tmp_path):
         read_conll(write(tmp_path / "a.txt", "a NN O\nb O\n"))
     with pytest.raises(DistillationError, match=r"line 1: 3 columns where the columns are \['tokens', 'tags'\]"):
         read_conll(tmp_path / "a.txt", columns=["tokens", "tags"])
+    # two tags of one word, in a file of a word and a tag
+    overlapping = write(tmp_path / "two.txt", "the O\nman B-PER B-LOC\nin O\nRome B-LOC B-PER\n")
+    for columns, wanted in (
+        (None, "other lines have 2"),
+        (["tokens", "tags"], r"the columns are \['tokens', 'tags'\]"),
+    ):
+        message = rf"two\.txt, line 2: 3 columns where {wanted}: 'man B-PER B-LOC'\. Mend the line, or name the columns"
+        with pytest.raises(DistillationError, match=message):
+            read_conll(overlapping, columns=columns)
     with pytest.raises(DistillationError, match="names a column twice"):
         read_conll(tmp_path / "a.txt", columns=["tokens", "", "", "tokens"])
     for name, text in (("empty.txt", ""), ("blank.txt", "\n \n\t\n"), ("document.txt", "-DOCSTART- O\n\n")):

@@ -121,6 +121,16 @@ def test_a_corpus_is_what_its_texts_make_however_many_processes(tmp_path, tokeni
     assert names == {*corpus.manifest["files"], "corpus.json"}
 
 
+def test_the_progress_bar_says_what_is_tokenised(tmp_path, tokenizer, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    call, told = datasets.Dataset.map, []
+    monkeypatch.setattr(
+        datasets.Dataset, "map", lambda self, *args, **options: told.append(options) or call(self, *args, **options)
+    )
+    build_corpus([Rows([{"text": text} for text in some_texts()])], Sequences(tokenizer), tmp_path, name="train")
+    assert [options["desc"] for options in told] == ["tokenise train"]
+
+
 def test_rows_are_selected_and_sent_to_other_processes(tmp_path, tokenizer):
     corpus = build_corpus([Rows([{"text": text} for text in some_texts()])], Sequences(tokenizer), tmp_path)
     part = corpus.select(np.array([4, 1, 2])).select(np.array([2, 0]))

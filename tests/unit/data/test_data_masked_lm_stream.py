@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from lightning_distilbert import MaskedLMData
 from lightning_distilbert.data.corpus import Sequences
 from lightning_distilbert.data.stream import StreamLoader
 from lightning_distilbert.data.text_files import Rows, text_parts
@@ -278,6 +279,29 @@ def test_fewer_sequences_than_processes_are_refused(tokenizer):
         run(loaders(tokenizer, parts((2,)), ranks=3))
     with pytest.raises(DistillationError, match="The corpus has 0 sequences"):
         run(loaders(tokenizer, parts((0,))))
+
+
+@pytest.mark.parametrize(("smoothing", "sample"), [(0.0, 0), (0.7, 256)])
+def test_no_more_is_read_ahead_than_a_round_of_rows(tokenizer, smoothing: float, sample: int):
+    """One round and a row for each rank; besides, for the frequencies, 32 chunks of 3 texts. Shards are read by 256."""
+    datasets = pytest.importorskip("datasets")
+    read: list[int] = []
+
+    def rows():
+        for number in range(4000):
+            read.append(number)
+            yield {"text": f"{number} film film"}
+
+    source = {"train": datasets.IterableDataset.from_generator(rows)}
+    options = {"buffer": 512, "batch_size": 64, "min_length": 3, "smoothing": smoothing}
+    loader = iter(MaskedLMData(source, streaming=True, tokenizer=tokenizer, **options).train_dataloader())
+    next(loader)
+    assert len(read) == sample + 768  # 512 + 1 rows, by 256
+    for _ in range(7):
+        next(loader)
+    assert len(read) == sample + 768
+    next(loader)
+    assert len(read) == sample + 1280  # one round more, of 1,024 + 1 rows
 
 
 PROCESS = """

@@ -82,6 +82,51 @@ def test_the_same_text_as_a_negative_of_another_query_and_other_answers_are_left
         )
 
 
+def by_loop(queries, documents, answers, ids, relevant, asked, real, temperature):
+    """InfoNCE in float64, one query after another; autograd gives the gradient."""
+    terms = []
+    for i in asked:
+        known = {ids[answers[i]], *relevant[i]}
+        weights = {
+            j: (
+                queries[i]
+                @ documents[j]
+                / ((queries[i] @ queries[i]) * (documents[j] @ documents[j])).sqrt()
+                / temperature
+            ).exp()
+            for j in real
+            if j == answers[i] or ids[j] not in known
+        }
+        terms.append(-(weights[answers[i]] / sum(weights.values())).log())
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loss_and_gradients_of_both_sides_agree_with_a_loop(dtype):
+    queries, documents = (x.to(dtype) for x in with_negatives())
+    asked, real = [0, 1, 3], [0, 1, 2, 3, 4, 5, 7, 8, 10, 11]
+    answers, ids = [0, 5, 2, 3], [10, 11, 12, 13, 40, 15, 42, 43, 41, 10, 15, 47]
+    relevant = [[40, 41], [15, -2], [12, 13], [47, -2]]
+    rows, counts = torch.zeros(4, dtype=torch.bool), torch.zeros(12, dtype=torch.bool)
+    rows[asked], counts[real] = True, True
+    twins = [x.double().requires_grad_() for x in (queries, documents)]
+    queries[~rows], documents[~counts] = float("nan"), float("nan")
+    queries.requires_grad_()
+    documents.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = in_batch_contrastive(
+            queries, documents, torch.tensor(ids), 0.2, rows, counts, torch.tensor(relevant), torch.tensor(answers)
+        )
+    expected = by_loop(*twins, answers, ids, relevant, asked, real, 0.2)
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    rtol = 1e-4 if dtype == torch.float32 else 2**-8  # the gradient of a bfloat16 tensor is one itself
+    for x, twin in zip((queries, documents), twins, strict=True):
+        atol = 1e-6 * twin.grad.abs().max().item()
+        torch.testing.assert_close(x.grad.double(), twin.grad, rtol=rtol, atol=atol)
+
+
 def test_answers_may_stand_anywhere():
     queries, documents = with_negatives()
     answers = torch.tensor([7, 2, 11, 0])

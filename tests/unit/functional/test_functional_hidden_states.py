@@ -43,6 +43,39 @@ def test_agrees_with_scipy_over_the_real_tokens(metric):
     assert student.grad[~mask].abs().sum() == 0
 
 
+def by_loop(student, teacher, mask, metric):
+    """The formulas of the papers in float64, one real token after another; autograd gives the gradient."""
+    terms = []
+    for ours, theirs in zip(student[mask], teacher.double()[mask], strict=True):
+        lengths = (ours * ours).sum().sqrt(), (theirs * theirs).sum().sqrt()
+        if metric == "cosine":
+            terms.append(1 - (ours * theirs).sum() / (lengths[0] * lengths[1]))
+        else:
+            if metric == "normalized_mse":
+                ours, theirs = ours / lengths[0], theirs / lengths[1]
+            terms.append(((ours - theirs) ** 2).sum() / len(ours))
+    return sum(terms) / len(terms)
+
+
+@metrics
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loss_and_gradient_agree_with_a_loop(metric, dtype):
+    student, teacher = (x.to(dtype) for x in states(3, 4, 6))
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()
+    student[~mask], teacher[~mask] = float("nan"), float("nan")
+    twin = student.double().requires_grad_()
+    student.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = hidden_state_distance(student, teacher, mask, metric)
+    expected = by_loop(twin, teacher, mask, metric)
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    # the gradient of a bfloat16 tensor is one itself
+    rtol = 1e-5 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(student.grad.double(), twin.grad, rtol=rtol, atol=1e-7)
+
+
 def test_the_metric_changes_the_loss_and_cosine_does_not_see_lengths():
     student, teacher = states(2, 3, 6)
     assert hidden_state_distance(student, teacher) != hidden_state_distance(student, teacher, metric="mse")

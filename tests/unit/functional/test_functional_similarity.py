@@ -67,6 +67,50 @@ def test_left_and_right_rows_are_separate():
     assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
+def by_loop(left, teacher_left, right, teacher_right, temperature):
+    """SEED's formula in float64, one sentence after another; autograd gives the gradient."""
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(len(left)):
+        others = [j for j in range(len(right)) if right is not left or j != i]
+        logs = []
+        for one, many in ((teacher_left, teacher_right), (left, right)):
+            cosines = [one[i] @ many[j] / ((one[i] @ one[i]) * (many[j] @ many[j])).sqrt() for j in others]
+            weights = (torch.stack(cosines) / temperature).exp()
+            logs.append((weights / weights.sum()).log())
+        total = total + (logs[0].exp() * (logs[0] - logs[1])).sum()
+    return total / len(left)
+
+
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loss_and_gradient_agree_with_a_loop(across, dtype):
+    rows, rows_right = torch.tensor([1, 0, 1, 1, 0, 1]).bool(), torch.tensor([1, 1, 0, 1]).bool()
+    sets = [vectors(size, width, seed=size + width).to(dtype) for size in (6, 4) for width in (3, 5)]
+    kept = [rows, rows, rows_right, rows_right]
+    twins = [x[real].double() for x, real in zip(sets, kept, strict=True)]
+    for x, real in zip(sets, kept, strict=True):
+        x[~real] = float("nan")
+    for x in (*sets, *twins):
+        x.requires_grad_()
+    options = {"rows": rows, "temperature": 0.2}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        if across:
+            found = similarity_divergence(*sets, rows_right=rows_right, **options)
+        else:
+            found = similarity_divergence(*sets[:2], **options)
+    left, teacher_left, right, teacher_right = twins
+    expected = by_loop(left, teacher_left, *((right, teacher_right) if across else (left, teacher_left)), 0.2)
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for place in (0, 2) if across else (0,):
+        gradient, twin = sets[place].grad, twins[place].grad
+        # that of a bfloat16 tensor is one itself
+        rtol = 1e-4 if dtype == torch.float32 else 2**-8
+        torch.testing.assert_close(gradient[kept[place]].double(), twin, rtol=rtol, atol=1e-6 * twin.abs().max().item())
+        assert gradient[~kept[place]].abs().sum() == 0
+
+
 def test_any_rotation_and_scale_of_the_teacher_costs_nothing():
     teacher = vectors(6, 5)
     rotation, _ = torch.linalg.qr(vectors(5, 5, seed=1))

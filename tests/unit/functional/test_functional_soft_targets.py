@@ -230,6 +230,32 @@ def test_gradients_of_divergences_agree_with_the_formula_in_float64(divergence, 
     assert student.grad[:, 5:].abs().sum() == 0
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "identity"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_labels_and_of_regression_agree_with_a_loop(activation, dtype):
+    """The formulas in float64, one logit after another: NaN in rows that do not count."""
+    student, teacher = (x.to(dtype) for x in logits(2, 3, 4))
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
+    twin = student.double().requires_grad_()
+    student[~mask], teacher[~mask] = float("nan"), float("nan")
+    student.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = soft_targets(student, teacher, 2.0, mask, activation=activation)
+    terms = []
+    for ours, theirs in zip(twin[mask].flatten(), teacher[mask].double().flatten(), strict=True):
+        if activation == "identity":
+            terms.append((ours - theirs) ** 2 / 4)
+        else:
+            p, q = 1 / (1 + (-theirs / 2).exp()), 1 / (1 + (-ours / 2).exp())
+            terms.append(4 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()))
+    expected = sum(terms) / 3
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    rtol = 1e-5 if dtype == torch.float32 else 2**-8  # the gradient of a bfloat16 tensor is one itself
+    torch.testing.assert_close(student.grad.double(), twin.grad, rtol=rtol, atol=1e-6)
+
+
 def test_the_best_classes_are_the_teachers_at_each_position():
     student, teacher = torch.tensor([[0.0, 5.0, 1.0]]), torch.tensor([[3.0, 0.0, 1.0]])
     p, q = softmax(teacher.numpy()[0]), softmax(student.numpy()[0])

@@ -36,6 +36,29 @@ def test_it_is_the_mean_square_of_the_embedding_outputs(teacher_width, projectio
     assert objective(student, teacher).item() == same(student, teacher).item()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradients_of_states_and_projection_agree_with_a_loop(dtype):
+    """TinyBERT's equation 9 in float64, one real token after another."""
+    student, teacher = (x.hidden_states[0].to(dtype) for x in (states(4, 0), states(6, 1)))
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
+    objective = built(Embeddings, 4, 6)
+    (layer,) = objective.projections
+    leaves = [student, layer.weight, layer.bias]
+    twins = [x.detach().double().requires_grad_() for x in leaves]
+    student[~mask], teacher[~mask] = float("nan"), float("nan")
+    student.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = objective(*(Signals(hidden_states=(x,), mask=mask) for x in (student, teacher)))
+    pairs = zip(twins[0][mask], teacher[mask].double(), strict=True)
+    expected = sum(((twins[1] @ ours + twins[2] - theirs) ** 2).sum() / 6 for ours, theirs in pairs) / 3
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for leaf, twin in zip(leaves, twins, strict=True):
+        rtol = 1e-4 if leaf.dtype == torch.float32 else 2**-8  # the gradient of a bfloat16 tensor is one itself
+        torch.testing.assert_close(leaf.grad.double(), twin.grad, rtol=rtol, atol=1e-6)
+
+
 def test_errors_and_configs_name_it():
     assert Embeddings(weight=2.0).to_config() == {
         "class_path": "lightning_distilbert.objectives.embeddings.Embeddings",

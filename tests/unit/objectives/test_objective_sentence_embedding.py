@@ -49,6 +49,35 @@ def test_other_widths_go_through_a_projection_that_learns():
     assert projection.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("metric", ["cosine", "mse"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradients_of_embeddings_and_projection_agree_with_a_loop(metric, dtype):
+    """The formulas in float64, one sentence after another; the second has no token."""
+    student, teacher = (x.embedding.to(dtype) for x in (embedded(4), embedded(6, 1)))
+    mask = torch.tensor([[1, 0], [0, 0], [1, 1]]).bool()
+    objective = built(4, 6, metric=metric)
+    (layer,) = objective.projections
+    leaves = [student, layer.weight, layer.bias]
+    twins = [x.detach().double().requires_grad_() for x in leaves]
+    student[1], teacher[1] = float("nan"), float("nan")
+    student.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = objective(*(Signals(embedding=x, mask=mask) for x in (student, teacher)))
+    expected = torch.zeros((), dtype=torch.float64)
+    for row in (0, 2):
+        ours, theirs = twins[1] @ twins[0][row] + twins[2], teacher[row].double()
+        if metric == "cosine":
+            expected = expected + (1 - ours @ theirs / ((ours @ ours) * (theirs @ theirs)).sqrt()) / 2
+        else:
+            expected = expected + ((ours - theirs) ** 2).sum() / 6 / 2
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for leaf, twin in zip(leaves, twins, strict=True):
+        rtol = 1e-4 if leaf.dtype == torch.float32 else 2**-8  # the gradient of a bfloat16 tensor is one itself
+        torch.testing.assert_close(leaf.grad.double(), twin.grad, rtol=rtol, atol=1e-6)
+
+
 def test_the_models_may_have_tokens_of_their_own_and_rows_without_any_do_not_count():
     student, teacher = embedded(4), embedded(4, 1)
     student.mask = torch.tensor([[1, 0], [0, 0], [1, 1]]).bool()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,6 +169,40 @@ def test_an_interrupted_run_goes_on(
     ]  # fmt: skip
     assert isinstance(found, np.memmap)
     assert not found.flags.writeable
+
+
+class Bar:
+    """What a progress bar is told."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options, self.updates = options, []
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, count: int) -> None:
+        self.updates.append(count)
+
+
+@pytest.mark.parametrize("done", [0, 16])
+def test_the_progress_bar_counts_texts_also_those_of_an_interrupted_run(
+    encoder: DistillationModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+):
+    monkeypatch.setattr(module_under_test, "SHARD", 8)
+    if done:
+        stop = Stops(encoder, after=done // 8)
+        with pytest.raises(KeyboardInterrupt):
+            encode_corpus(encoder, TEXTS, output=tmp_path / "corpus.npy", batch_tokens=2048)
+        stop.handle.remove()
+    bars: list[Bar] = []
+    monkeypatch.setattr(module_under_test, "tqdm", lambda **options: bars.append(Bar(**options)) or bars[-1])
+    encode_corpus(encoder, TEXTS, output=tmp_path / "corpus.npy", batch_tokens=2048, name="documents")
+    (bar,) = bars
+    assert (bar.options["desc"], bar.options["total"], bar.options["initial"]) == ("encode documents", len(TEXTS), done)
+    assert done + sum(bar.updates) == len(TEXTS)
+    assert len(bar.updates) == (24 - done) // 8  # as batches are done, and not at the end
 
 
 def test_a_partial_file_of_something_else_is_not_gone_on_with(
