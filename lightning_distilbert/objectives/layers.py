@@ -10,7 +10,7 @@ from lightning_distilbert.objectives.base import Objective
 from lightning_distilbert.schedules import Schedule
 from lightning_distilbert.signals import ModelFacts
 
-LayerRule = Literal["last", "uniform", "every", "skip", "initialised"]
+LayerRule = Literal["last", "uniform", "every", "skip", "initialised", "auto"]
 Pairs = tuple[tuple[int, int], ...]
 
 
@@ -25,7 +25,8 @@ class LayerPairs(Objective):
     - ``every``: layer :math:`i` with layer :math:`\lceil i L_T / L_S \rceil`, every second of 12 for 6 (the map of
       TinyBERT and TextBrewer),
     - ``skip``: the same without the last of each (the PKD-Skip of Sun et al. 2019),
-    - ``initialised``: each of the student's with the one that it was copied from.
+    - ``initialised``: each of the student's with the one that it was copied from,
+    - ``auto``: the same where the student tells of as many, and ``uniform`` where it does not.
 
     Args:
         layers: A rule or a list of ``(student, teacher)`` pairs.
@@ -69,7 +70,7 @@ class LayerPairs(Objective):
         Args:
             student_layers: The student's number of layers.
             teacher_layers: The teacher's number of layers.
-            student: What is known of the student, for ``initialised``.
+            student: What is known of the student, for ``initialised`` and ``auto``.
 
         Raises:
             DistillationError: If a layer is out of range, or the rule does not apply.
@@ -87,14 +88,15 @@ class LayerPairs(Objective):
             return self.layers
         if self.layers == "last":
             return ((student_layers, teacher_layers),)
-        if self.layers == "initialised":
-            chosen = () if student is None or student.initialised_from is None else student.initialised_from
-            if len(chosen) != student_layers or not all(0 <= layer < teacher_layers for layer in chosen):
-                raise DistillationError(
-                    f"{owner} needs to know from which of the teacher's {teacher_layers} layers each of the student's "
-                    f"{student_layers} was copied, and the student says {list(chosen) or None}. Build the student from "
-                    "this teacher with build_student(), or use layers='uniform'."
-                )
+        chosen = () if student is None or student.initialised_from is None else tuple(student.initialised_from)
+        copied = len(chosen) == student_layers and all(0 <= layer < teacher_layers for layer in chosen)
+        if self.layers == "initialised" and not copied:
+            raise DistillationError(
+                f"{owner} needs to know from which of the teacher's {teacher_layers} layers each of the student's "
+                f"{student_layers} was copied, and the student says {list(chosen) or None}. Build the student from "
+                "this teacher with build_student(), or use layers='auto', which then spreads them evenly."
+            )
+        if self.layers in ("initialised", "auto") and copied:
             return tuple((ours + 1, theirs + 1) for ours, theirs in enumerate(chosen))
         if student_layers > teacher_layers or (self.layers == "skip" and student_layers < 2):
             raise DistillationError(
@@ -102,7 +104,7 @@ class LayerPairs(Objective):
                 f"at least {2 if self.layers == 'skip' else 1} and no more than the teacher has. Give the pairs as a "
                 "list."
             )
-        if self.layers == "uniform":
+        if self.layers in ("uniform", "auto"):
             # imported here, so that the maths alone does not load the models' room
             from lightning_distilbert.mapping import layer_choice
 

@@ -36,6 +36,12 @@ def _distilbert() -> Preset:
     return Preset(objectives, task_weight=2.0)
 
 
+def _layerwise() -> Preset:
+    # the default of tasks with labels; measured against the other presets in docs/results.md
+    objectives = (SoftTargets(temperature=2.0, weight=1.0), HiddenStates(layers="auto", metric="mse", weight=10.0))
+    return Preset(objectives, task_weight=1.0)
+
+
 def _logits() -> Preset:
     # the paper's second step on SQuAD: --alpha_ce 0.5, --alpha_squad 0.5, --temperature 2
     return Preset((SoftTargets(temperature=2.0, weight=0.5),), task_weight=0.5)
@@ -89,6 +95,8 @@ def _patient() -> Preset:
 PRESETS: dict[str, Callable[[], Preset]] = {
     # Sanh et al. 2019: soft targets and the directions of the last hidden states, 5 / 2 (task) / 1
     "distilbert": _distilbert,
+    # ours, for a task: soft targets, and the hidden states after each layer that the student has
+    "layerwise": _layerwise,
     # Sanh et al. 2019, section 3: a second step of distillation on the task itself, soft targets alone
     "logits": _logits,
     # sentence embeddings without labels: the teacher's directions and its rankings

@@ -51,7 +51,7 @@ class QuestionAnswering(Task):
     """
 
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
-    default_objectives: ClassVar[str] = "distilbert"
+    default_objectives: ClassVar[str] = "layerwise"
     fields: ClassVar[tuple[str, ...]] = ("question", "context")
     data: ClassVar[tuple[str, ...]] = ("QuestionAnsweringData",)
     mode: str = "max"

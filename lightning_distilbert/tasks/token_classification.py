@@ -52,7 +52,7 @@ class TokenClassification(Task):
     """
 
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
-    default_objectives: ClassVar[str] = "distilbert"
+    default_objectives: ClassVar[str] = "layerwise"
     data: ClassVar[tuple[str, ...]] = ("TokenClassificationData",)
     mode: str = "max"
 

@@ -78,7 +78,7 @@ MASKING |= {"data.min_length": 12, "data.max_unknown": 0.5}
 HALF_SIZE = {
     "objectives": [
         ("SoftTargets", {"temperature": 2.0, "weight": 1.0}),
-        ("HiddenStates", {"layers": "initialised", "metric": "mse", "weight": 10.0}),
+        ("HiddenStates", {"layers": "auto", "metric": "mse", "weight": 10.0}),
     ],
     "task_weight": 1.0, "student.layers": None, "warmup": 0.06, "trainer.max_epochs": 3,
 }  # fmt: skip

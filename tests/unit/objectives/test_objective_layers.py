@@ -47,6 +47,13 @@ def test_initialised_follows_the_layers_that_were_copied(kind):
     assert pairs(kind, "initialised", 3, 6, initialised_from=(0, 2, 5)) == ((1, 1), (2, 3), (3, 6))
 
 
+@classes
+def test_auto_follows_the_layers_that_were_copied_where_the_student_tells_them(kind):
+    assert pairs(kind, "auto", 3, 6, initialised_from=(0, 1, 5)) == ((1, 1), (2, 2), (3, 6))
+    for told in (None, (0, 5), (0, 1, 6)):  # of no teacher, or of one of another depth
+        assert pairs(kind, "auto", 3, 6, initialised_from=told) == pairs(kind, "uniform", 3, 6)
+
+
 def test_embeddings_are_one_more_pair_of_a_rule():
     assert pairs(HiddenStates, "every", 2, 4, embeddings=True) == ((0, 0), (1, 2), (2, 4))
     assert pairs(HiddenStates, "last", 2, 4, embeddings=True) == ((0, 0), (2, 4))
