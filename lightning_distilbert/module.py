@@ -330,7 +330,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
     def configure_optimizers(self) -> Any:
         """Return AdamW with decay on weight matrices only, and a linear warm-up and decay per step."""
         names = ("learning_rate", "weight_decay", "warmup", "betas", "eps")
-        return adamw_with_warmup(self, **{name: self.hparams[name] for name in names})
+        return adamw_with_warmup(self, factors=self.task.rates(self), **{name: self.hparams[name] for name in names})
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

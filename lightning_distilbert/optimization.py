@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from lightning_distilbert.errors import DistillationError
+
+WRAPPER = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module)\.")  # of torch.compile and FSDP
 
 
 def adamw_with_warmup(
@@ -23,7 +26,7 @@ def adamw_with_warmup(
     """Return AdamW with decay on weight matrices only, and a rate that rises linearly and then falls to 0 per step.
 
     A module that wants other rates for some of its parts overrides ``configure_optimizers`` and returns, for instance,
-    ``adamw_with_warmup(self, 5e-4, factors={"student.encoder": 0.2})``: a pretrained encoder learns with a new decoder.
+    ``adamw_with_warmup(self, 5e-5, factors={"student.classifier": 10})``: a new head learns faster than the rest.
 
     Args:
         module: A LightningModule with its Trainer.
@@ -39,15 +42,16 @@ def adamw_with_warmup(
         What Lightning's ``configure_optimizers`` may return. Without a foreseeable end of training the rate stays.
 
     Raises:
-        DistillationError: If no trained parameter lies under one of the paths.
+        DistillationError: If no parameter lies under one of the paths.
     """
     trainer = module.trainer
-    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    left = {WRAPPER.sub("", name): parameter for name, parameter in module.named_parameters()}
     groups = []
     for path, factor in {**(factors or {}), "": 1.0}.items():
-        own = [trained.pop(name) for name in list(trained) if not path or name.startswith(f"{path}.")]
-        if path and not own:
-            raise DistillationError(f"factors={dict(factors or {})}: no trained parameter lies under {path!r}.")
+        under = [left.pop(name) for name in list(left) if not path or name.startswith(f"{path}.")]
+        if path and not under:
+            raise DistillationError(f"factors={dict(factors or {})}: no parameter lies under {path!r}.")
+        own = [parameter for parameter in under if parameter.requires_grad]
         for matrices, decay in ((True, weight_decay), (False, 0.0)):
             params = [p for p in own if (p.dim() >= 2) == matrices]
             groups.append({"params": params, "weight_decay": decay, "lr": factor * learning_rate})

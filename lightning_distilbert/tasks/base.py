@@ -63,6 +63,14 @@ class Task(Spec):
             DistillationError: If they do not fit this task, such as a teacher that speaks another language.
         """
 
+    def rates(self, module: Any) -> dict[str, float]:
+        """Return what the learning rate is multiplied by for some parts of the module, by their paths.
+
+        Args:
+            module: The `DistillationModule` of this task.
+        """
+        return {}
+
     def state(self, module: Any) -> dict[str, Any]:
         """Return what a checkpoint keeps for this task beside the weights: plain values by name.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,6 +56,8 @@ class Translation(Task):
         label_smoothing: The share of the target probability that goes to all tokens alike, in training.
         evaluation_beams: As `num_beams`, in validation and test.
         evaluation_length: As `max_length`, in validation and test: an untrained model finds no end.
+        encoder_rate: What the learning rate is multiplied by for the encoder of a `TranslationStudent`. The rate that
+            a new decoder needs takes from a pretrained encoder what it knows; give 1 to one of random weights.
 
     Raises:
         DistillationError: If an option is out of range.
@@ -80,6 +83,7 @@ class Translation(Task):
         label_smoothing: float = 0.0,
         evaluation_beams: int = 1,
         evaluation_length: int = 64,
+        encoder_rate: float = 0.2,
     ) -> None:
         sizes = {
             "num_beams": num_beams,
@@ -92,12 +96,15 @@ class Translation(Task):
                 raise DistillationError(f"Translation({name}={size}): it has to be 1 or more.")
         if not 0.0 <= label_smoothing < 1.0:
             raise DistillationError(f"label_smoothing={label_smoothing} is a share: 0 <= label_smoothing < 1.")
+        if not (isinstance(encoder_rate, (int, float)) and 0 < encoder_rate < math.inf):
+            raise DistillationError(f"encoder_rate={encoder_rate!r} is a factor: give a number above 0.")
         self.num_beams = num_beams
         self.length_penalty = length_penalty
         self.max_length = max_length
         self.label_smoothing = label_smoothing
         self.evaluation_beams = evaluation_beams
         self.evaluation_length = evaluation_length
+        self.encoder_rate = encoder_rate
 
     def prepare_model(self, model: nn.Module) -> None:
         """Freeze an unused pooler, and let ``model.generate`` search as this task does, in the saved folder too."""
@@ -106,6 +113,14 @@ class Translation(Task):
         if isinstance(pooler := getattr(model.encoder, "pooler", None), nn.Module):
             pooler.requires_grad_(False)  # DDP refuses parameters that never get a gradient
         model.generation_config = self.search_settings(model)
+
+    def rates(self, module: Any) -> dict[str, float]:
+        """Return the factor of the encoder's learning rate.
+
+        Args:
+            module: The `DistillationModule` of this task.
+        """
+        return {"student.encoder": self.encoder_rate} if isinstance(module.student, EncoderDecoderModel) else {}
 
     def search_settings(self, model: Any, beams: int | None = None, most: int | None = None) -> Any:
         """Return how to search: the model's own rules, such as tokens that it may not write, with these options.

@@ -64,5 +64,15 @@ def test_parts_have_rates_of_their_own_which_the_schedule_scales():
         assert rates.pop(f"{path}.bias") == (pytest.approx(rate), 0.0)
     assert rates == {}
     assert [group["lr"] for group in found["optimizer"].param_groups][::2] == pytest.approx([2.5e-3, 5e-4, 5e-3])
-    with pytest.raises(DistillationError, match=r"no trained parameter lies under 'enc'"):
+    with pytest.raises(DistillationError, match=r"no parameter lies under 'enc'"):
         adamw_with_warmup(module, 1e-2, factors={"enc": 0.5})
+    module.encoder.requires_grad_(False)
+    found = adamw_with_warmup(module, 1e-2, factors=factors)
+    assert sum(len(group["params"]) for group in found["optimizer"].param_groups) == 4
+
+
+def test_parts_keep_their_rates_when_they_are_compiled():
+    module = with_a_trainer(Parts())
+    module.encoders = torch.compile(module.encoders)
+    found = adamw_with_warmup(module, 1e-2, factors={"encoders": 0.5})
+    assert [group["initial_lr"] for group in found["optimizer"].param_groups] == [5e-3, 5e-3, 1e-2, 1e-2]

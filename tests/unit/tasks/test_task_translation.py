@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning_utilities.core import rank_zero
 
 from lightning_distilbert import DistillationError, DistillationModule, Translation, TranslationData, load
 from lightning_distilbert.functional import mean_or_zero
@@ -100,6 +102,35 @@ def test_evaluation_translates_without_a_search_and_training_does_not(translator
     assert calls
 
 
+def test_how_translations_are_scored_is_logged(
+    translator: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    caplog.set_level("INFO", logger=rank_zero.log.name)
+    monkeypatch.setattr(rank_zero.log, "handlers", [caplog.handler])
+    monkeypatch.setattr(rank_zero.log, "propagate", False)  # whether Lightning's reach the root depends on the imports
+    module = load(translator)
+    module.setup("predict")
+    assert "sacrebleu" not in caplog.text
+    module.setup("validate")
+    (told,) = [message for message in caplog.messages if "sacrebleu" in message]
+    for name, signature in module.metrics["val"].signatures.items():
+        assert f"{name} nrefs:1|" in told
+        assert signature in told
+
+
+def test_the_encoder_learns_at_a_rate_of_its_own(translator: Path):
+    for options, expected in (({}, 0.2), ({"encoder_rate": 1}, 1.0)):
+        module = DistillationModule(Translation(**options), student=str(translator), learning_rate=1e-2)
+        start = {name: value.clone() for name, value in module.student.state_dict().items()}
+        found = trainer(max_steps=1)
+        found.fit(module, TranslationData({"train": ROWS}, batch_size=5))
+        rates = {p: group["initial_lr"] for group in found.optimizers[0].param_groups for p in group["params"]}
+        of_encoder = {rates[p] for p in module.student.encoder.parameters() if p in rates}
+        of_decoder = {rates[p] for p in module.student.decoder.parameters() if p in rates}
+        assert (of_encoder, of_decoder) == ({expected * 1e-2}, {1e-2})
+        assert any(not torch.equal(start[name], value) for name, value in module.student.state_dict().items())
+
+
 def test_a_search_with_more_beams_finds_what_is_likelier(translator: Path):
     torch.manual_seed(0)
     module = load(translator)
@@ -143,7 +174,15 @@ def test_a_module_without_a_target_tokenizer_says_so(tiny_bert_dir: Path, tmp_pa
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_beams": 0}, {"max_length": 0}, {"evaluation_beams": 0}, {"evaluation_length": 0}, {"label_smoothing": 1.0}],
+    [
+        {"num_beams": 0},
+        {"max_length": 0},
+        {"evaluation_beams": 0},
+        {"evaluation_length": 0},
+        {"label_smoothing": 1.0},
+        {"encoder_rate": 0},
+        {"encoder_rate": math.inf},
+    ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any]):
     with pytest.raises(DistillationError, match=next(iter(options))):
