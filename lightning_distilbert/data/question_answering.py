@@ -122,7 +122,7 @@ class QuestionAnsweringData(TextData):
         """Read a split's questions."""
         return read_questions(self.split_source(split))
 
-    def window_options(self) -> dict[str, int]:
+    def window_options(self) -> dict[str, Any]:
         """Return how contexts are cut into windows: as the options say, or as the task answers."""
         task = getattr(self.attached_module(), "task", None)
         defaults = {"doc_stride": 128, "max_question_length": 64}

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_distilbert.deploy import evaluation_data
 from lightning_distilbert.deploy.job import FLOAT_OF, FORMATS, Job
-from lightning_distilbert.deploy.manifest import write_manifest
+from lightning_distilbert.deploy.manifest import is_artefact, write_manifest
 from lightning_distilbert.deploy.onnx import OPSET
 from lightning_distilbert.deploy.placing import check_target
 from lightning_distilbert.deploy.runtime.folder import model_bytes
@@ -93,7 +93,8 @@ def export(
 
     Raises:
         DistillationError: If the model, the target or an option is bad, or the artefact is not good enough. Then
-            nothing is left in the target; but where 8 bits lost too much, the float artefact is kept there.
+            nothing is left in the target, and an artefact that was there stays; but where 8 bits lost too much, and
+            there was none, the float artefact is kept there.
         MissingExtraError: If a package is missing that the format needs.
 
     Example:
@@ -112,8 +113,9 @@ def export(
         raise DistillationError(f"model={type(module).__name__}: give a folder, or a DistillationModule.")
     job = Job(module, format, opset, static)
     rows = sum(tensor.numel() for tensor in module.student.state_dict().values())
-    # at 4 bytes each: the float file, an int8 one, and what comes in between
-    place = check_target(target, overwrite, needed=rows * (12 if format in FLOAT_OF else 5))
+    # at 4 bytes each: the float file, an int8 one, and what comes in between, such as the ONNX file of OpenVINO's
+    each = 12 if format in FLOAT_OF else 9 if format == "openvino" else 5
+    place = check_target(target, overwrite, needed=rows * each)
     measured = None
     if evaluation is not None:
         measured = evaluation_data.open_evaluation(module, evaluation, split, reading)
@@ -129,7 +131,7 @@ def export(
         scratch.mkdir()
         if format in FLOAT_OF:
             verifier.compare(scratch, job.write_float("onnx", scratch, scratch))
-            facts, checked, lost = _quantized(job, verifier, folder, scratch, seen, reduce_range)
+            facts, checked, lost = _quantized(job, verifier, place, folder, scratch, seen, reduce_range)
         else:
             facts = job.write_float(format, folder, scratch)
             checked = verifier.check(folder, facts)
@@ -166,7 +168,7 @@ def _check_options(format: str, evaluation: Any, min_retention: float, calibrati
 
 
 def _quantized(
-    job: Job, verifier: Verifier, folder: Path, scratch: Path, seen: Any, reduce_range: bool | None
+    job: Job, verifier: Verifier, place: Path, folder: Path, scratch: Path, seen: Any, reduce_range: bool | None
 ) -> tuple[dict[str, Any], Checked, str]:
     """Write an int8 model, or the float one where the gate is not met; return also what was lost then."""
     format, quantizer = job.format, job.quantizer(scratch, seen, reduce_range)
@@ -175,6 +177,11 @@ def _quantized(
     if checked.passed:
         return facts | {"quantization": quantizer.describe(left) | {"attempts": tried}}, checked, ""
     lost = _lost(facts, checked, left)
+    if is_artefact(place):
+        raise DistillationError(
+            f"{lost} The artefact that was in {str(place)!r} stays as it was. Export into a new folder to have the "
+            f"{FLOAT_OF[format]} one there."
+        )
     for path in folder.iterdir():
         if path != scratch:
             path.unlink()

@@ -87,7 +87,8 @@ def read_manifest(folder: str | Path, verify: bool = True) -> dict[str, Any]:
         The manifest.
 
     Raises:
-        DistillationError: If there is none, it is damaged or of a later version, or a file is missing or another one.
+        DistillationError: If there is none, it is damaged or of a later version, it does not list the model's files,
+            or a file is missing or another one.
 
     Example:
         >>> read_manifest("/no/such/folder")
@@ -110,16 +111,49 @@ def read_manifest(folder: str | Path, verify: bool = True) -> dict[str, Any]:
         raise DistillationError(f"{path} cannot be read: {error}. Export the student again.") from error
     if not isinstance(manifest, dict) or any(name not in manifest for name in REQUIRED):
         raise DistillationError(f"{path} is no manifest of an artefact: it needs {', '.join(REQUIRED)}.")
-    if not isinstance(manifest["model"], str) or not isinstance(manifest["files"], Mapping):
-        raise DistillationError(f"{path} names no model, or lists no files by name. Export the student again.")
+    if not isinstance(manifest["model"], str) or not _lists_files(manifest["files"]):
+        raise DistillationError(
+            f"{path} names no model, or lists no files by name with their size and hash. Export the student again."
+        )
     if manifest.get("manifest_version") != VERSION:
         raise DistillationError(
             f"{path} is of version {manifest.get('manifest_version')!r}, and this package reads {VERSION}. "
             "Update lightning-distilbert, or export the student again."
         )
+    needed = model_files(folder, manifest)
+    if needed[0].endswith(".xml"):  # of OpenVINO, which has the weights beside it
+        needed += (f"{needed[0].removesuffix('.xml')}.bin",)
+    missing = [name for name in needed if name not in manifest["files"]]
+    if missing:
+        raise DistillationError(f"{path} does not list {missing[0]!r}, a file of the model. Export the student again.")
     if verify:
         verify_files(folder, manifest["files"])
     return manifest
+
+
+def _lists_files(files: Any) -> bool:
+    return isinstance(files, Mapping) and all(
+        isinstance(told, Mapping) and type(told.get("bytes")) is int and isinstance(told.get("sha256"), str)
+        for told in files.values()
+    )
+
+
+def model_files(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the files that are run: one, or encoder and decoder.
+
+    Args:
+        folder: The folder.
+        manifest: Its manifest.
+
+    Raises:
+        DistillationError: If the manifest names no decoder where it tells of one.
+    """
+    if "decoder" not in manifest:
+        return (str(manifest["model"]),)
+    decoder = manifest["decoder"]
+    if not isinstance(decoder, Mapping) or not isinstance(decoder.get("model"), str):
+        raise DistillationError(f"The manifest of {str(folder)!r} names no file of the decoder. Export it again.")
+    return str(manifest["model"]), decoder["model"]
 
 
 def verify_files(folder: Path, files: Mapping[str, Any]) -> None:
@@ -127,27 +161,25 @@ def verify_files(folder: Path, files: Mapping[str, Any]) -> None:
 
     Args:
         folder: Where they are.
-        files: The size and the hash of each, by name.
+        files: The size and the hash of each, by name, as `read_manifest` returns them.
 
     Raises:
-        DistillationError: If one is missing or another one, or nothing of that kind is listed.
+        DistillationError: If one is missing or another one.
     """
-    if not all(isinstance(told, Mapping) for told in files.values()):
-        raise DistillationError(f"{folder / MANIFEST} lists no files by name. Export the student again.")
     for name, told in files.items():
         path = folder / name
         inside = not {"", ".", ".."} & {*str(name).split("/")} and "\\" not in str(name)  # no name of ours leads out
         if not inside or not path.is_file():
             raise DistillationError(f"{folder / MANIFEST} lists {name!r}, which is not there. Export or copy it again.")
         size = path.stat().st_size
-        if size != told.get("bytes"):
+        if size != told["bytes"]:
             raise DistillationError(
-                f"{str(path)!r} is not whole: it has {size:,} bytes, and was exported with {told.get('bytes'):,}. Copy "
+                f"{str(path)!r} is not whole: it has {size:,} bytes, and was exported with {told['bytes']:,}. Copy "
                 "it or export the student again."
             )
         found = hash_file(path)
-        if found != told.get("sha256"):
+        if found != told["sha256"]:
             raise DistillationError(
                 f"{str(path)!r} is not the file that was exported: its SHA-256 begins with {found[:12]}, and the "
-                f"manifest says {str(told.get('sha256'))[:12]}. Copy it or export the student again."
+                f"manifest says {told['sha256'][:12]}. Copy it or export the student again."
             )

@@ -43,8 +43,17 @@ def write_openvino(source: Path, folder: Path) -> str:
     """
     openvino = require("openvino", "openvino")
     with quietly():
-        openvino.save_model(openvino.convert_model(str(source)), str(folder / OPENVINO_FILE), compress_to_fp16=False)
+        _save(openvino, openvino.convert_model(str(source)), folder / OPENVINO_FILE)
     return OPENVINO_FILE
+
+
+def _save(openvino: Any, model: Any, path: Path) -> None:
+    try:
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+    except RuntimeError as error:
+        if "iostream" not in str(error):  # what C++ says of a disk that takes no more
+            raise
+        raise OSError(f"OpenVINO could not write {path.name}: {short(error)}") from error
 
 
 class OpenVINOQuantizer:
@@ -108,7 +117,7 @@ class OpenVINOQuantizer:
                 subset_size=len(self.calibration),
                 ignored_scope=nncf.IgnoredScope(patterns=patterns, validate=False) if patterns else None,
             )
-            self._openvino.save_model(quantized, str(folder / self.file), compress_to_fp16=False)
+            _save(self._openvino, quantized, folder / self.file)
         return self.file
 
 

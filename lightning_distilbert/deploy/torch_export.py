@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,10 @@ def write_torch(graph: Graph, folder: Path) -> str:
     for part in program.graph_module.modules():
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)
+    data = io.BytesIO()  # on a full disk torch's own writer of files ends the process
     with quietly():
-        torch.export.save(program, folder / TORCH_FILE)
+        torch.export.save(program, data)
+    (folder / TORCH_FILE).write_bytes(data.getbuffer())
     return TORCH_FILE
 
 

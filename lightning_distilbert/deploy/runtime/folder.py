@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_distilbert.answers import names_in
-from lightning_distilbert.deploy.manifest import read_manifest, verify_files
+from lightning_distilbert.deploy.manifest import model_files, read_manifest, verify_files
 from lightning_distilbert.deploy.runtime.search import Search
 from lightning_distilbert.errors import DistillationError, check_choice
 
@@ -85,9 +85,6 @@ def describe(folder: Path, verify: str = "model") -> Description:
     if verify == "model":
         # a large model has its weights in a file beside it
         parts = {name: told for name, told in manifest["files"].items() if name.startswith(models)}
-        for name in models:
-            if name not in parts:
-                raise DistillationError(f"The manifest of {str(folder)!r} does not list {name!r}. Export it again.")
         verify_files(folder, parts)
     config = _json(folder / "config.json")
     details: Any = config.get(KEY)
@@ -124,24 +121,6 @@ def describe(folder: Path, verify: str = "model") -> Description:
         folder / models[1] if search is not None else None,
         search,
     )
-
-
-def model_files(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the files that are run: one, or encoder and decoder.
-
-    Args:
-        folder: The folder.
-        manifest: Its manifest.
-
-    Raises:
-        DistillationError: If the manifest names no decoder where it tells of one.
-    """
-    if "decoder" not in manifest:
-        return (str(manifest["model"]),)
-    decoder = manifest["decoder"]
-    if not isinstance(decoder, Mapping) or not isinstance(decoder.get("model"), str):
-        raise DistillationError(f"The manifest of {str(folder)!r} names no file of the decoder. Export it again.")
-    return str(manifest["model"]), decoder["model"]
 
 
 def model_bytes(folder: Path, manifest: Mapping[str, Any]) -> int:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lightning_distilbert import load
 from lightning_distilbert.deploy.engines import load_artefact
 from lightning_distilbert.deploy.executorch import ExecuTorchEngine, write_executorch
 from lightning_distilbert.deploy.export import export
 from lightning_distilbert.deploy.graph import Graph
+from lightning_distilbert.deploy.torch_export import trace
 from lightning_distilbert.errors import DistillationError, MissingExtraError
 from tests.students import FILMS, QUESTION, TASKS
 
 # executorch and torchao warn of their own code when they are imported
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.executorch, pytest.mark.filterwarnings("ignore")]
 
 
 def executorch() -> Any:
@@ -41,6 +45,53 @@ def test_questions_of_any_length(tmp_path: Path):
     done = export(folder, tmp_path / "a", "executorch")
     found, wanted = load_artefact(done.folder).predict([QUESTION])[0], load(folder).predict([QUESTION])[0]
     assert (found["start"], found["end"]) == (wanted["start"], wanted["end"])
+
+
+def test_full_disk_under_its_writer(full_disk: Callable[..., dict[str, list[Any]]]):
+    executorch()
+    code, lines = full_disk("executorch")["executorch"]
+    assert (code, len(lines)) == (2, 1)
+    assert "could not be written (" in lines[0]
+
+
+class DocumentedError(Exception):
+    """A failure that docs/deploy.md tells of."""
+
+
+def traced(classifier: Path) -> tuple[Graph, torch.export.ExportedProgram]:
+    module = load(classifier)
+    graph = Graph(module.task, module.student, module.tokenizer.model_input_names)
+    return graph, trace(graph, 64)
+
+
+@pytest.mark.xfail(raises=DocumentedError, strict=True, reason="docs/deploy.md: ExecuTorch in eight bits")
+def test_quantiser_of_xnnpack_still_fails(classifier: Path):
+    executorch()
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    graph, program = traced(classifier)
+    quantizer = xnnpack.XNNPACKQuantizer().set_global(xnnpack.get_symmetric_quantization_config(is_dynamic=True))
+    prepared = prepare_pt2e(program.module(), quantizer)
+    try:
+        prepared(**{name: tensor[:1] for name, tensor in graph.example().items()})
+    except IndexError as error:
+        if "aten.index.Tensor" not in "".join(traceback.format_exception(error)):
+            raise
+        raise DocumentedError from error
+    convert_pt2e(prepared)
+
+
+@pytest.mark.xfail(raises=DocumentedError, strict=True, reason="docs/deploy.md: Core ML's converter")
+def test_converter_of_core_ml_still_fails(classifier: Path):
+    coremltools = pytest.importorskip("coremltools")
+    program = traced(classifier)[1].run_decompositions({})
+    try:
+        coremltools.convert(program, minimum_deployment_target=coremltools.target.iOS17)
+    except Exception as error:
+        if "new_ones" not in str(error):
+            raise
+        raise DocumentedError from error
 
 
 def test_missing_package_names_the_extra(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

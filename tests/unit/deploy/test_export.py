@@ -3,15 +3,25 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from lightning_distilbert import DistillationModule, Student, TextClassification, TextClassificationData, load
-from lightning_distilbert.deploy import job, sensitivity
+from lightning_distilbert import (
+    DistillationModule,
+    IntentClassification,
+    Student,
+    TextClassification,
+    TextClassificationData,
+    load,
+)
+from lightning_distilbert.deploy import job, runtime, sensitivity
 from lightning_distilbert.deploy import onnx as onnx_files
 from lightning_distilbert.deploy.engines import load_artefact
 from lightning_distilbert.deploy.export import export
@@ -103,6 +113,19 @@ def test_gate_that_is_not_met_keeps_the_float_artefact(outlier: Path, tmp_path: 
     assert [item.name for item in tmp_path.iterdir()] == ["a"]
 
 
+def test_gate_that_is_not_met_leaves_an_older_artefact(
+    outlier: Path, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sensitivity, "mixtures", lambda ranked: [])
+    before = {item.name: item.read_bytes() for item in artefact.iterdir()}
+    rows = labelled(load(outlier))
+    said = r"at least 95.00% was asked for. The artefact that was in '.*' stays as it was. Export into a new folder"
+    with pytest.raises(DistillationError, match=said):
+        export(outlier, artefact, "onnx-int8", rows, min_retention=0.95, overwrite=True)
+    assert {item.name: item.read_bytes() for item in artefact.iterdir()} == before
+    assert [item.name for item in tmp_path.iterdir()] == [artefact.name]
+
+
 def test_float_artefact_that_loses_leaves_nothing(
     classifier: Path, films: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -159,6 +182,27 @@ def test_bad_options_are_refused(classifier: Path, tmp_path: Path, options: dict
     assert not any(tmp_path.iterdir())
 
 
+def test_thresholds_of_intents_ship(tiny_teacher_dir: Path, tmp_path: Path):
+    task = IntentClassification(labels=["buy", "oos", "see"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = DistillationModule(task, student=Student(source=str(tiny_teacher_dir), layers=2)).eval()
+        torch.nn.init.normal_(module.student.classifier.weight, std=1.0)
+        encoded = module.tokenizer(FILMS, padding=True, return_tensors="pt")
+        with torch.no_grad():  # so that no label is that of all
+            logits = module.student(encoded["input_ids"], encoded["attention_mask"]).logits
+            module.student.classifier.bias -= logits.mean(dim=0)
+    module.thresholds = {"out_of_scope": 0.5, "temperature": 0.3}
+    student = load(module.save_student(tmp_path / "student"))
+    artefact = runtime.load(export(student, tmp_path / "a").folder)
+    assert artefact.thresholds == student.thresholds == {"out_of_scope": 0.5, "temperature": 0.3}
+    mine, theirs = artefact.predict(FILMS), student.predict(FILMS)
+    assert [(answer["label"], answer["nearest"]) for answer in mine] == [(a["label"], a["nearest"]) for a in theirs]
+    np.testing.assert_allclose([a["score"] for a in mine], [a["score"] for a in theirs], atol=1e-4)
+    artefact.thresholds = {}
+    assert [answer["label"] for answer in artefact.predict(FILMS)] != [answer["label"] for answer in mine]
+
+
 def test_bad_models_are_refused(exported: Path, tiny_teacher_dir: Path, tmp_path: Path):
     with pytest.raises(DistillationError, match="There is no folder"):
         export(tmp_path / "nothing", tmp_path / "a")
@@ -193,6 +237,17 @@ def test_full_disk_leaves_nothing(classifier: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DistillationError, match="Make room"):
         export(classifier, tmp_path / "a")
+
+
+def test_full_disk_under_each_writer(full_disk: Callable[..., dict[str, list[Any]]]):
+    formats = ["onnx", "torch-export", *(["openvino"] if find_spec("openvino") else [])]
+    found = full_disk(*formats)
+    assert list(found) == formats
+    for code, lines in found.values():
+        assert code == 2
+        assert len(lines) == 1
+        assert lines[0].startswith("error: The artefact ")
+        assert "could not be written (" in lines[0]
 
 
 def test_full_disk_within_the_writers(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,18 @@ from lightning_distilbert.errors import DistillationError, MissingExtraError
 from tests.students import FILMS, TASKS
 
 # keras, keras_hub and tensorflow warn of their own code
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.keras, pytest.mark.filterwarnings("ignore")]
 
 
 def hub() -> Any:
     return pytest.importorskip("keras_hub", reason="needs the extra keras (make test-keras)")
+
+
+def test_full_disk_under_its_writer(full_disk: Callable[..., dict[str, list[Any]]]):
+    hub()
+    code, lines = full_disk("keras")["keras"]
+    assert (code, len(lines)) == (2, 1)
+    assert "could not be written (" in lines[0]
 
 
 def logits(folder: Path) -> np.ndarray:

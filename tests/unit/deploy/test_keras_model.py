@@ -28,7 +28,7 @@ from tests.conftest import save_tiny_bert, tiny_vocabulary
 from tests.students import FILMS, TASKS
 
 # keras, keras_hub and tensorflow warn of their own code
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.keras, pytest.mark.filterwarnings("ignore")]
 
 
 def hub() -> Any:

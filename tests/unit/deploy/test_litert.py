@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lightning_distilbert.errors import DistillationError, MissingExtraError
 from tests.students import FILMS, QUESTION, TASKS
 
 # keras, keras_hub and tensorflow warn of their own code
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.keras, pytest.mark.filterwarnings("ignore")]
 
 ALONE = """
 import sys
@@ -49,6 +50,13 @@ def test_phone_artefact_answers_as_the_student(classifier: Path, films: list[dic
     (tmp_path / "half.tflite").write_bytes((done.folder / "model.tflite").read_bytes()[:100])
     with pytest.raises(DistillationError, match="cannot be run by LiteRT"):
         LiteRTEngine(tmp_path / "half.tflite", done.manifest)
+
+
+def test_full_disk_under_its_writer(full_disk: Callable[..., dict[str, list[Any]]]):
+    packages()
+    code, lines = full_disk("litert")["litert"]
+    assert (code, len(lines)) == (2, 1)
+    assert "File too large" in lines[0]  # TensorFlow's own words: it writes to its own folder first
 
 
 def test_outputs_go_by_their_names(tmp_path: Path):

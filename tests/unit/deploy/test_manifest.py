@@ -32,6 +32,13 @@ def test_writing_again_does_not_list_the_manifest(folder: Path):
     assert MANIFEST not in write_manifest(folder, FACTS)["files"]
 
 
+WHOLE = {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+
+
+def relist(folder: Path, name: str, **told: object) -> None:
+    change(folder, files=json.loads((folder / MANIFEST).read_text())["files"] | {name: told})
+
+
 def change(folder: Path, **values: object) -> None:
     told = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps(told | values))
@@ -54,7 +61,15 @@ def change(folder: Path, **values: object) -> None:
         (lambda f: change(f, files=["model.onnx"]), "lists no files by name"),
         (lambda f: change(f, files={"model.onnx": "whole"}), "lists no files by name"),
         (lambda f: change(f, model=None), "names no model"),
-        (lambda f: change(f, files={"../x": {}}), "lists '../x', which is not there"),
+        (lambda f: relist(f, "../x", **WHOLE), "lists '../x', which is not there"),
+        (lambda f: relist(f, "config.json", sha256="0" * 64), "lists no files by name with their size and hash"),
+        (lambda f: relist(f, "config.json", **WHOLE | {"bytes": "2"}), "lists no files by name with their size"),
+        (lambda f: relist(f, "config.json", **WHOLE | {"bytes": True}), "lists no files by name with their size"),
+        (lambda f: relist(f, "config.json", bytes=2), "lists no files by name with their size and hash"),
+        (lambda f: relist(f, "config.json", **WHOLE | {"sha256": 5}), "lists no files by name with their size and"),
+        (lambda f: change(f, files={}), "does not list 'model.onnx', a file of the model"),
+        (lambda f: change(f, decoder={"model": "decoder.onnx"}), "does not list 'decoder.onnx', a file of the model"),
+        (lambda f: change(f, decoder={}), "names no file of the decoder"),
     ],
 )
 def test_damaged_artefact_is_refused(folder: Path, spoil, message: str):
@@ -69,6 +84,14 @@ def test_a_manifest_of_another_kind_is_refused_whatever_is_verified(folder: Path
         read_manifest(folder, verify=False)
 
 
+def test_the_weights_of_openvino_are_listed_too(tmp_path: Path):
+    (tmp_path / "openvino_model.xml").write_text("<net/>")
+    write_manifest(tmp_path, FACTS | {"format": "openvino", "model": "openvino_model.xml"})
+    for verify in (True, False):
+        with pytest.raises(DistillationError, match=r"does not list 'openvino_model\.bin', a file of the model"):
+            read_manifest(tmp_path, verify)
+
+
 def test_files_are_not_looked_at_unasked(folder: Path):
     (folder / "model.onnx").write_bytes(b"")
     assert read_manifest(folder, verify=False)["model"] == "model.onnx"
@@ -77,7 +100,8 @@ def test_files_are_not_looked_at_unasked(folder: Path):
 def test_files_in_folders_are_listed_and_verified(tmp_path: Path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "a.json").write_text("{}")
-    assert list(write_manifest(tmp_path, FACTS)["files"]) == ["inner/a.json"]
+    facts = FACTS | {"model": "inner/a.json"}
+    assert list(write_manifest(tmp_path, facts)["files"]) == ["inner/a.json"]
     read_manifest(tmp_path)
     (tmp_path / "inner" / "a.json").write_text("[]")
     with pytest.raises(DistillationError, match=r"a\.json' is not the file that was exported"):

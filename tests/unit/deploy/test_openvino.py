@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,6 +55,39 @@ def test_blocks_in_float_are_not_quantised(exported: Path, tmp_path: Path):
         quantizer.write(tmp_path, left)
         counts.append((tmp_path / "openvino_model.xml").read_text().count('type="FakeQuantize"'))
     assert counts[1] < counts[0]
+
+
+def test_full_disk_is_an_error_of_the_disk(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room_for: Callable[..., AbstractContextManager]
+):
+    import openvino
+
+    pytest.importorskip("nncf")
+    row = {"input_ids": np.array([[2, 50, 3]]), "attention_mask": np.ones((1, 3), dtype=np.int64)}
+    quantizer, save = OpenVINOQuantizer(exported / "model.onnx", [row] * 4), openvino.save_model
+
+    def full(*arguments: Any, **options: Any) -> None:
+        with room_for(1000):
+            save(*arguments, **options)
+
+    monkeypatch.setattr(openvino, "save_model", full)
+    for write in (lambda: write_openvino(exported / "model.onnx", tmp_path), lambda: quantizer.write(tmp_path)):
+        with pytest.raises(OSError, match=r"OpenVINO could not write openvino_model\.xml: .*iostream error"):
+            write()
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(openvino, "save_model", fail)
+    with pytest.raises(RuntimeError, match="no such operator"):
+        write_openvino(exported / "model.onnx", tmp_path)
+
+
+def test_room_is_asked_for_the_onnx_file_too(classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    free = 2 * (classifier / "model.safetensors").stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(DistillationError, match="Make room"):
+        export(classifier, tmp_path / "a", "openvino")
 
 
 ENDS = """

@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lightning_distilbert import DistillationModule, Student, TokenClassification, load
+from lightning_distilbert import DistillationModule, IntentClassification, Student, TokenClassification, load
 from tests.artefacts import make_artefact
+from tests.conftest import save_tiny_bert
+from tests.students import FILMS, TASKS
+from tests.unit.deploy.test_runtime_artefact import assert_same
 
 ROOT = Path(__file__).resolve().parents[3]
 ALONE = """
@@ -38,6 +42,14 @@ print(json.dumps(artefact.predict(json.loads(sys.argv[2]))))
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
+# for an interpreter with -S, which knows the standard library and one folder of packages
+ON_A_DEVICE = """
+import json, sys
+from lightning_distilbert.deploy import runtime
+for folder, inputs in json.loads(sys.argv[1]):
+    print(json.dumps(runtime.load(folder).predict([tuple(i) if isinstance(i, list) else i for i in inputs])))
+"""
+
 
 @pytest.fixture(scope="module")
 def student(tiny_tagger_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -46,10 +58,10 @@ def student(tiny_tagger_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return Path(module.save_student(path))
 
 
-def alone(code: str, *arguments: str) -> list[Any]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+def alone(code: str, *arguments: str, site: Path | None = None) -> list[Any]:
+    environment = os.environ | {"PYTHONPATH": str(site or ROOT)}
+    command = [sys.executable, *(["-S"] if site else []), "-c", code, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=site or ROOT, timeout=200)
     assert result.returncode == 0, result.stderr[-3000:]
     return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -66,6 +78,27 @@ def test_it_predicts_where_nothing_else_can_be_imported(student: Path, tmp_path:
         assert found == entities
     assert {"onnxruntime", "tokenizers", "numpy", "lightning_distilbert"} <= set(loaded)
     assert not {"torch", "transformers", "tqdm"} & set(loaded)
+
+
+def save_intents(folder: Path) -> Path:
+    task = IntentClassification(labels=["buy", "oos", "see"])
+    student = Student(source=str(save_tiny_bert(folder / "teacher")), layers=2)
+    module = DistillationModule(task, student=student)
+    module.thresholds = {"out_of_scope": 0.4}
+    return module.save_student(folder / "student")
+
+
+def test_each_task_answers_where_only_its_packages_are_installed(device: Path, tmp_path: Path):
+    asked, wanted = [], []
+    for name, (save, inputs) in (TASKS | {"intents": (save_intents, FILMS[:5])}).items():
+        folder = save(tmp_path / name)
+        asked.append([str(make_artefact(folder, tmp_path / name / "artefact")), inputs])
+        answers = load(folder).predict(inputs)
+        wanted.append(answers.tolist() if isinstance(answers, np.ndarray) else answers)
+    found = alone(ON_A_DEVICE, json.dumps(asked), site=device)
+    assert len(found) == len(wanted) == 7
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert_same(mine, json.loads(json.dumps(theirs)))
 
 
 def test_a_missing_package_is_named(student: Path, tmp_path: Path):

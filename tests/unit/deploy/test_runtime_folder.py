@@ -112,6 +112,8 @@ def test_weights_in_a_file_of_their_own_are_verified_with_the_model(artefact: Pa
 def test_the_model_is_the_one_that_the_manifest_names(artefact: Path):
     (artefact / "model.onnx").rename(artefact / "model_int8.onnx")
     assert describe(seal(artefact, model="model_int8.onnx")).model.name == "model_int8.onnx"
+    for name in ("openvino_model.xml", "openvino_model.bin"):
+        (artefact / name).write_text("")
     with pytest.raises(DistillationError, match=r"format 'openvino', and this runtime runs ONNX"):
         runtime.load(seal(artefact, model="openvino_model.xml", format="openvino"))
     change(artefact, "manifest.json", model="model_int8.onnx", files={})

@@ -18,7 +18,7 @@ from lightning_distilbert.deploy.manifest import hash_file, read_manifest, write
 from lightning_distilbert.deploy.runtime.search import Search
 from lightning_distilbert.deploy.runtime.translator import Translator
 from tests.parallel_texts import PAIRS, ROWS, TEXTS, save_translator, trainer
-from tests.unit.deploy.test_runtime_alone import ALONE, alone
+from tests.unit.deploy.test_runtime_alone import ALONE, ON_A_DEVICE, alone
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -148,10 +148,12 @@ def test_an_artefact_is_a_module_that_predicts_and_is_tested(exported: Path, stu
         module.student.generate(**inputs, generation_config=GenerationConfig(do_sample=True))
 
 
-def test_it_translates_where_there_is_no_torch(exported: Path):
+def test_it_translates_where_there_is_no_torch(exported: Path, device: Path):
     answers, loaded = alone(ALONE, str(exported), json.dumps([*TEXTS, ""]))
     assert answers == [*WANTED, ""]
     assert not {"torch", "transformers"} & set(loaded)
+    asked = json.dumps([[str(exported), [*TEXTS, ""]]])
+    assert alone(ON_A_DEVICE, asked, site=device) == [[*WANTED, ""]]
 
 
 def reseal(folder: Path) -> None:
