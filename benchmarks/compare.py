@@ -7,8 +7,9 @@
 The models are those that `benchmarks.squad` (teacher, plain, distilled) and `benchmarks.translation` (teacher) left in
 `benchmarks/cache`. Artefacts that are not there are exported first, with the gate of 0.99 on the rows of the
 comparison. For question answering these are the first 1,000 questions of whole articles of SQuAD v1.1's dev set in an
-order drawn by seed 0; for translation all of Multi30k's test2016, searched greedily as in validation. ExecuTorch has an environment of
-its own (`make test-executorch`), in which the other formats' packages may be installed too.
+order drawn by seed 0; for translation all of Multi30k's test2016, searched greedily as in
+validation. ExecuTorch has an environment of its own (`make test-executorch`), in which the other formats' packages may
+be installed too.
 """
 
 import argparse

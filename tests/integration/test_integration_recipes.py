@@ -142,7 +142,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "trainer.max_epochs": 2,
     },
     "translation": ADAM | LOGITS | {
-        "task.num_beams": 4, "task.label_smoothing": 0.0, "task.evaluation_beams": 1, "task.evaluation_length": 64, "task.encoder_rate": 0.2,
+        "task.num_beams": 4, "task.label_smoothing": 0.0, "task.evaluation_beams": 1, "task.evaluation_length": 64,
+        "task.encoder_rate": 0.2,
         "student.decoder_layers": 3, "student.max_target_positions": 128, "learning_rate": 5e-4, "warmup": 0.1,
         "data.batch_size": 64, "data.max_length": 128, "trainer.max_epochs": 10,
     },

@@ -136,7 +136,7 @@ def test_a_class_may_come_twice_but_not_an_object():
     [
         (
             "tinybird",
-            r"no objectives named 'tinybird'\. Did you mean 'tinybert'\? Known are distilbert, embedding, layerwise, logits",
+            r"no objectives named 'tinybird'\. Did you mean 'tinybert'\? Known are distilbert, embedding, layerwise",
         ),
         ("SoftTarget", r"no objectives named 'SoftTarget'\. Did you mean 'SoftTargets'\?"),
         ([], "objectives is empty"),
