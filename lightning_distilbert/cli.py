@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from lightning_distilbert import __version__
 from lightning_distilbert.commands.recipes import RECIPES, find_recipes
 from lightning_distilbert.errors import DistillationError, MissingExtraError, nearest
+from lightning_distilbert.placing import is_disk_error
 
 __all__ = ["COMMANDS", "RECIPES", "find_recipes", "main"]
 
@@ -103,16 +104,16 @@ def _run(arguments: list[str]) -> None:
 
 
 def is_users(error: Exception) -> bool:
-    """Tell whether an error says clearly by itself what the user has to mend.
+    """Tell whether an error says clearly by itself what the user has to mend, a full disk among the rest.
 
     Args:
         error: The error.
 
     Example:
-        >>> is_users(FileNotFoundError("nowhere.tsv")), is_users(KeyError("x"))
-        (True, False)
+        >>> is_users(FileNotFoundError("nowhere.tsv")), is_users(OSError(28, "No space left")), is_users(KeyError("x"))
+        (True, True, False)
     """
-    if isinstance(error, (DistillationError, MissingExtraError, ArgumentError, FileNotFoundError)):
+    if isinstance(error, (DistillationError, MissingExtraError, ArgumentError)) or is_disk_error(error):
         return True
     # by name: there is one such class in each Lightning package, which may not even be imported
     return any(cls.__name__ == "MisconfigurationException" for cls in type(error).__mro__)

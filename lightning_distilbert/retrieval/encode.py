@@ -50,13 +50,13 @@ def encode_corpus(
             sentence encoder; see `open_encoder`.
         texts: The texts.
         max_length: Tokens kept of a text at most; None is what tokenizer and model allow.
-        precision: ``"32-true"``; ``"bf16-mixed"``, which is several times as fast on a processor with bfloat16 units
-            and moves a cosine by about 0.001; or None, which takes it where the processor has such units.
+        precision: ``"32-true"``; ``"bf16-mixed"``, which is for processors with bfloat16 units, and changes the
+            vectors a little; or None, which takes it where the processor has such units.
         dtype: Of the result: ``"float32"``, or ``"float16"`` for half the size.
         batch_tokens: Tokens in a batch, padding included; None is 2048 on a processor and 32768 elsewhere.
         output: A file with the suffix ``.npy`` for the vectors; None keeps them in memory. A finished one of the same
             texts, model and options is taken as it is.
-        overwrite: Whether a finished ``output`` of something else may be replaced.
+        overwrite: Whether a finished ``output`` that is of something else, or damaged, may be replaced.
         name: What the progress bar says.
 
     Returns:

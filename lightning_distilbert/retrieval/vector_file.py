@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_distilbert.errors import DistillationError
@@ -22,7 +23,7 @@ class VectorFile:
 
     Args:
         path: The file.
-        overwrite: Whether a finished file that was made of something else may be replaced.
+        overwrite: Whether a finished file that is damaged or was made of something else may be replaced.
 
     Raises:
         DistillationError: If the suffix is another, or the path is a folder.
@@ -44,7 +45,7 @@ class VectorFile:
             made_of: What the vectors are to be made of, as plain values.
 
         Raises:
-            DistillationError: If it is there and was made of something else, or is damaged.
+            DistillationError: If it is there and was made of something else, or is damaged, and may not be replaced.
         """
         if not self.path.exists():
             return False
@@ -61,7 +62,13 @@ class VectorFile:
                 f"{self.path} holds vectors made with another {', '.join(other)}. Name another file, or say that it "
                 "may be replaced: overwrite=True."
             )
-        self.vectors()
+        try:
+            self.vectors()
+        except DistillationError:
+            if not self.overwrite:
+                raise
+            rank_zero_warn(f"{self.path} is damaged, and is made anew.")
+            return False
         return True
 
     def vectors(self) -> np.ndarray:
@@ -72,7 +79,7 @@ class VectorFile:
         """
         try:
             vectors: np.ndarray = np.load(self.path, mmap_mode="r")
-        except ValueError as error:
+        except (ValueError, EOFError) as error:  # EOFError: it is empty
             raise DistillationError(f"{self.path} is damaged ({error}). Delete it and run again.") from error
         return vectors
 

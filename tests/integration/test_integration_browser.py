@@ -20,6 +20,9 @@ from tokenizers import Tokenizer
 from lightning_distilbert import DistillationModule, QuestionAnswering, Student
 from lightning_distilbert.deploy import export, runtime
 from lightning_distilbert.deploy.manifest import write_manifest
+from lightning_distilbert.report.bootstrap import Difference
+from lightning_distilbert.report.plots import COLOURS
+from tests.comparisons import comparison, measured
 from tests.conftest import save_tiny_bert
 from tests.students import FILMS, save_classifier
 
@@ -285,6 +288,59 @@ def test_nothing_sticks_out_at_any_width(browser: Any, address: str, width: int)
     opened.locator("#reader[data-shown]").wait_for()
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     opened.close()
+
+
+# -- the page of a comparison --
+
+LOOK = """() => {
+    const light = (colour) => {
+        const [red, green, blue] = colour.match(/[0-9.]+/g).map((part) => part / 255)
+            .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    };
+    const clear = (colour) => /^rgba.* 0\\)$/.test(colour);
+    const behind = (element) => {
+        while (clear(getComputedStyle(element).backgroundColor)) element = element.parentElement;
+        return getComputedStyle(element).backgroundColor;
+    };
+    const written = [...document.body.querySelectorAll("*")].filter((element) => element.tagName !== "title"
+        && [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()));
+    const texts = written.map((element) => {
+        const style = getComputedStyle(element), drawn = element.closest("svg") !== null;
+        const pair = [drawn ? style.fill : style.color, behind(element)];
+        const [low, high] = pair.map(light).sort((one, other) => one - other);
+        return { text: element.textContent, pair, drawn, contrast: (high + 0.05) / (low + 0.05) };
+    });
+    const plots = [...document.querySelectorAll("svg")].map((plot) => {
+        const { left, right, height } = plot.getBoundingClientRect();
+        const parts = [...plot.querySelectorAll("text, .mark")].map((part) => part.getBoundingClientRect());
+        const inside = parts.every((part) => part.width > 0 && part.left >= left - 1 && part.right <= right + 1);
+        return { left, right, height, parts: parts.length, inside, visible: plot.checkVisibility() };
+    });
+    return { texts, plots, page: getComputedStyle(document.body).backgroundColor,
+             width: document.documentElement.scrollWidth };
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_comparison_is_readable_in_light_and_dark_and_fits_a_phone(browser: Any, scheme: str, width: int):
+    gap = Difference(-0.02, -0.03, -0.01, 0.002)
+    others = [measured(f"student {i}", 0.9 - i / 100, gap, size_mb=90.0 - 10 * i) for i in range(1, COLOURS)]
+    opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    opened.set_content(comparison(measured("teacher", 0.9), *others).to_html())
+    seen = opened.evaluate(LOOK)
+    opened.close()
+    assert (seen["page"] == "rgb(255, 255, 255)") == (scheme == "light")
+    assert seen["width"] <= width
+    assert len({text["pair"][0] for text in seen["texts"] if text["drawn"]}) > COLOURS
+    assert [text for text in seen["texts"] if text["contrast"] < 4.5] == []
+    assert len(seen["plots"]) == 4
+    for plot in seen["plots"]:
+        assert (plot["visible"], plot["inside"]) == (True, True), plot
+        assert plot["parts"] > COLOURS, plot
+        assert plot["height"] > 150, plot
+        assert 250 < 250 + plot["left"] < plot["right"] <= width, plot
 
 
 # -- what can go wrong --

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lightning_distilbert import DistillationError, DistillationModule
+from lightning_distilbert.cli import main
 from lightning_distilbert.corpus_translation import _texts, translate_corpus
 from tests.parallel_texts import TEXTS, save_translator
 
@@ -134,6 +135,17 @@ def test_what_cannot_be_translated_is_refused(translator: Path, tiny_bert_dir: P
     with pytest.raises(DistillationError, match="suffix"):
         translate_corpus(translator, texts, tmp_path / "out.txt")
     assert not output.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, the device on which no room is left")
+def test_a_full_disk_is_one_line(translator: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / ".out.jsonl.partial").symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as stopped:
+        main(["translate-corpus", "--model", str(translator), "--input", str(texts),
+              "--output", str(tmp_path / "out.jsonl")])  # fmt: skip
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: [Errno 28] No space left on device"
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_compressed_rows_are_read_by_the_column_that_is_named(tmp_path: Path):

@@ -115,6 +115,16 @@ def test_vectors_are_kept_and_made_anew_for_other_passages(saved: Path):
     assert np.load(saved / "passages.npy").shape == (1, first.shape[1])
 
 
+@pytest.mark.parametrize("left", [0, 150], ids=["empty", "cut"])
+def test_damaged_vectors_are_made_anew(saved: Path, left: int):
+    wanted = np.array(Knowledge.open(saved)._vectors)
+    (saved / "passages.npy").write_bytes((saved / "passages.npy").read_bytes()[:left])
+    with pytest.warns(UserWarning, match=r"passages\.npy is damaged, and is made anew"):
+        knowledge = Knowledge.open(saved)
+    np.testing.assert_array_equal(knowledge._vectors, wanted)
+    np.testing.assert_array_equal(np.load(saved / "passages.npy"), wanted)
+
+
 def test_passages_of_another_file(saved: Path, tmp_path: Path):
     (tmp_path / "faq.tsv").write_text("title\tanswer\nhow old\tvery old\n")
     knowledge = Knowledge.open(saved, tmp_path / "faq.tsv")

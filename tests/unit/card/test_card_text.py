@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from lightning_distilbert import (
     DistillationModule,
@@ -18,6 +21,7 @@ from lightning_distilbert import (
     TextClassificationData,
     Translation,
     TranslationData,
+    __version__,
     load,
 )
 from lightning_distilbert.card import write_card
@@ -66,6 +70,10 @@ def test_card_says_how_it_was_made(trained: Path):
     assert "| rows in a step | 4 |" in told
     assert "learning rate 5e-05, precision 32-true" in told
     assert "0 for the order of the rows" in told
+    (versions,) = [line for line in told.splitlines() if line.startswith("| versions |")]
+    known = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    assert [name for name, version in known.items() if f" {name} {version}" not in versions] == []
+    assert f" lightning_distilbert {__version__}," in versions
     assert "| accuracy | 0." in told
 
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from transformers import BertForTokenClassification
 from lightning_distilbert import DistillationModule, IntentClassification, Retrieval
 from lightning_distilbert.assistant import Knowledge
 from lightning_distilbert.cli import main
+from lightning_distilbert.retrieval.vector_file import VectorFile
 
 SCRIPT = """\
 intents:
@@ -125,6 +129,19 @@ def test_mistakes_are_one_line(parts: Path, options: list[str], message: str, mo
     (line,) = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2
     assert message in line
+
+
+def test_a_full_disk_is_one_line(parts: Path, tmp_path: Path, monkeypatch, capsys):
+    shutil.copytree(parts / "knowledge", tmp_path / "knowledge", ignore=shutil.ignore_patterns("passages.npy*"))
+
+    def append(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(VectorFile, "append", append)
+    with pytest.raises(SystemExit) as stopped:
+        main(["chat", "--knowledge", str(tmp_path / "knowledge")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines() == ["error: [Errno 28] No space left on device"]
 
 
 def test_messages_that_are_no_text(parts: Path, monkeypatch, capsys):

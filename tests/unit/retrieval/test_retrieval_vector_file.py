@@ -70,6 +70,17 @@ def test_other_files_are_refused_unless_they_may_be_replaced(tmp_path: Path):
     assert not VectorFile(tmp_path / "a.npy", overwrite=True).finished({"a": 1, "b": 3})
 
 
+@pytest.mark.parametrize("left", [0, 20, 140], ids=["empty", "within the header", "within the rows"])
+def test_a_damaged_file_is_refused_unless_it_may_be_replaced(tmp_path: Path, left: int):
+    np.save(tmp_path / "a.npy", ROWS)
+    write_json(tmp_path / "a.npy.json", {"a": 1})
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:left])
+    with pytest.raises(DistillationError, match=r"a\.npy is damaged .* Delete it and run again"):
+        VectorFile(tmp_path / "a.npy").finished({"a": 1})
+    with pytest.warns(UserWarning, match=r"a\.npy is damaged, and is made anew"):
+        assert not VectorFile(tmp_path / "a.npy", overwrite=True).finished({"a": 1})
+
+
 @pytest.mark.parametrize("name", ["a.bin", "folder.npy"])
 def test_bad_names(tmp_path: Path, name: str):
     (tmp_path / "folder.npy").mkdir()
