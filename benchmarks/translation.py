@@ -8,13 +8,15 @@
 
 Three students of one size: (a) the encoder from random weights, (b) the encoder all-MiniLM-L6-v2 as a DistilBERT, and
 (c) as b, distilled from a larger model that is trained here: word by word, by its translations, or both. All decoders
-start from random weights. Students see the same number of steps and batches of the same order, write the same 8,000
-sub-words of the teacher's tokenizer, and are scored after the last step, no checkpoint being chosen, on test2016
-(flickr) with a search of 4 beams: BLEU and chrF of sacrebleu, whose signatures are stored. Each run is stored with the
-counts of each sentence, so that an interrupted benchmark goes on and intervals are computed again.
+start from random weights. A pretrained encoder learns at a fifth of the decoder's rate, the default of `Translation`;
+"one rate" is what comes of it without that. Students see the same number of steps and batches of the same order, write
+the same 8,000 sub-words of the teacher's tokenizer, and are scored after the last step, no checkpoint being chosen, on
+test2016 (flickr) with a search of 4 beams: BLEU and chrF of sacrebleu, whose signatures are stored. Each run is stored
+with the counts of each sentence, so that an interrupted benchmark goes on and intervals are computed again.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -41,7 +43,6 @@ from lightning_distilbert.report.table import Table, replace_region
 
 LANGUAGES = ["en", "de"]
 VOCABULARY, POSITIONS, BATCH = 8000, 96, 64
-# of the pretrained weights the rate is lower than of a new decoder's: all share one, which suits both
 SETTINGS = {"teacher": {"steps": 3000, "lr": 5e-4}, "student": {"steps": 2000, "lr": 5e-4}}
 DECODERS = {"teacher": {"decoder_layers": 6}, "student": {"decoder_layers": 2}}
 TITLES = {
@@ -51,9 +52,11 @@ TITLES = {
     "word": "c: b, soft targets of the teacher",
     "sequence": "c: b, on the teacher's translations",
     "both": "c: b, on the teacher's translations with its soft targets",
+    "pretrained, one rate": "b, the encoder at the decoder's rate",
+    "both, one rate": "c, the encoder at the decoder's rate",
 }
 DEFAULT = ("teacher", "corpus", "scratch", "pretrained", "word", "both")
-STUDENTS = ("scratch", "pretrained", "word", "sequence", "both")
+STUDENTS = ("scratch", "pretrained", "word", "sequence", "both", "pretrained, one rate", "both, one rate")
 
 
 def folder_of(store):
@@ -138,7 +141,10 @@ def run(store, kind, seed, arguments):
     settings = dict(SETTINGS["teacher" if kind == "teacher" else "student"], batch=BATCH)
     settings["steps"] = arguments.steps or settings["steps"]
     seed_everything(seed)
-    common = {"task": Translation(), "learning_rate": settings["lr"], "warmup": 0.1}
+    kind, _, one_rate = kind.partition(", ")
+    # a new encoder learns as fast as a new decoder; the stored teacher's did too
+    task = Translation(encoder_rate=1.0) if one_rate or kind in ("scratch", "teacher") else Translation()
+    common = {"task": task, "learning_rate": settings["lr"], "warmup": 0.1}
     student = describe(kind, folder)
     if kind in ("word", "both"):
         teaching = {"objectives": [SoftTargets(temperature=1.0, weight=1.0)], "task_weight": 0.5}
@@ -169,41 +175,70 @@ def scored(counter):
     return value
 
 
-def less(value, own):
-    """Return by how much the first columns score more than the others."""
-    return lambda *columns: value(*columns[:own]) - value(*columns[own:])
-
-
 def columns_of(runs, name):
     """The counts of each sentence: a tensor (sentences, numbers) for each seed."""
     return [torch.tensor([[float(n) for n in row.split()] for row in run["counts"][name]]) for run in runs]
 
 
+def runs_of(results, kind):
+    """The runs of a kind by their seeds."""
+    return {key.rpartition("/")[2]: run for key, run in sorted(results.items()) if key.startswith(f"{kind}/")}
+
+
+def difference(value, runs, base, places=slice(None)):
+    """By how much runs score more than others in BLEU, with its interval, over the seeds that both have."""
+    seeds = [seed for seed in runs if seed in base]
+    if not seeds:
+        return ""
+    own, other = (columns_of([some[seed] for seed in seeds], "bleu") for some in (runs, base))
+    columns = [column[places] for column in (*own, *other)]
+    found = bootstrap_interval(columns, lambda *drawn: value(*drawn[: len(own)]) - value(*drawn[len(own) :]))
+    return shown(found, "+")
+
+
+def shown(found, sign=""):
+    return f"{found.value:{sign}.1f} [{found.low:{sign}.1f}, {found.high:{sign}.1f}]"
+
+
 def table(results):
     counters = TranslationScores().counters()
     body = []
-    base = [run for key, run in sorted(results.items()) if key.startswith("pretrained/")]
     for kind, title in TITLES.items():
-        runs = [run for key, run in sorted(results.items()) if key.startswith(f"{kind}/")]
+        runs = runs_of(results, kind)
         if not runs:
             continue
-        cells = []
-        for name in ("bleu", "chrf"):
-            found = bootstrap_interval(columns_of(runs, name), scored(counters[name]))
-            cells.append(f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]")
-        own, other = columns_of(runs, "bleu"), columns_of(base, "bleu")
-        gain = ""
-        if base and kind in STUDENTS and kind != "pretrained":
-            difference = less(scored(counters["bleu"]), len(own))
-            found = bootstrap_interval([*own, *other], difference)
-            gain = f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
-        scores = [run["bleu"] for run in runs]
+        every, gain = list(runs.values()), ""
+        cells = [shown(bootstrap_interval(columns_of(every, name), scored(counters[name]))) for name in counters]
+        if kind in STUDENTS and kind != "pretrained":
+            base = "pretrained, one rate" if kind == "both, one rate" else "pretrained"
+            gain = difference(scored(counters["bleu"]), runs, runs_of(results, base))
+        scores = [run["bleu"] for run in every]
         deviation = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
-        steps, minutes = runs[0]["settings"]["steps"], statistics.mean(run["seconds"] for run in runs) / 60
-        size = f"{runs[0]['parameters'] / 1e6:.1f} M"
-        body.append([title, *cells, deviation, gain, size, steps, f"{minutes:.0f}", len(runs)])
+        steps, minutes = every[0]["settings"]["steps"], statistics.mean(run["seconds"] for run in every) / 60
+        size = f"{every[0]['parameters'] / 1e6:.1f} M"
+        body.append([title, *cells, deviation, gain, size, steps, f"{minutes:.0f}", len(every)])
     names = ["model", "BLEU [95 %]", "chrF [95 %]", "seeds' s.d.", "BLEU against b [95 %]", "parameters", "steps"]
     return Table([*names, "minutes", "seeds"], body, align="lrrrrrrrr")
+
+
+def lengths_table(results):
+    """BLEU of the students by the reference's length, a quarter of the sentences in each row; equal lengths in one."""
+    runs = {kind: runs_of(results, kind) for kind in ("scratch", "pretrained", "both")}
+    if not all(runs.values()):
+        return None
+    columns = {kind: columns_of(own.values(), "bleu") for kind, own in runs.items()}
+    value = scored(TranslationScores().counters()["bleu"])
+    lengths = columns["pretrained"][0][:, 1].contiguous()  # after a translation's own length sacrebleu has this one
+    bounds = lengths.quantile(torch.tensor([0.25, 0.5, 0.75]))
+    quarters = torch.bucketize(lengths, bounds)
+    body = []
+    for places in [*(quarters == number for number in range(len(bounds) + 1)), quarters >= 0]:
+        few, many = (int(end(lengths[places])) for end in (torch.min, torch.max))
+        cells = [f"{value(*(column[places] for column in own)).item():.1f}" for own in columns.values()]
+        cells += [difference(value, runs[kind], runs[other], places) for other, kind in itertools.pairwise(runs)]
+        body.append([f"{few} to {many}", int(places.sum()), *cells])
+    names = ["a: scratch", "b: pretrained", "c: distilled", "b - a [95 %]", "c - b [95 %]"]
+    return Table(["BLEU by the reference's tokens", "sentences", *names], body)
 
 
 def main():
@@ -229,11 +264,12 @@ def main():
     results = store.read()
     if not results:
         parser.error("nothing is stored yet: run --kinds teacher first")
-    print(table(results).to_text())
+    tables = [found for found in (table(results), lengths_table(results)) if found]
+    print("\n\n".join(found.to_text() for found in tables))
     signatures = {signature for run in results.values() for signature in run["signatures"].values()}
     print("\n".join(sorted(signatures)))
     for file in arguments.table or []:
-        replace_region(file, "translation", table(results).to_markdown())
+        replace_region(file, "translation", "\n\n".join(found.to_markdown() for found in tables))
 
 
 if __name__ == "__main__":
