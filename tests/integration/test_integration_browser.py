@@ -340,7 +340,9 @@ def test_a_comparison_is_readable_in_light_and_dark_and_fits_a_phone(browser: An
         assert (plot["visible"], plot["inside"]) == (True, True), plot
         assert plot["parts"] > COLOURS, plot
         assert plot["height"] > 150, plot
-        assert 250 < 250 + plot["left"] < plot["right"] <= width, plot
+        assert plot["left"] > 0
+        assert plot["right"] - plot["left"] >= 460, plot  # narrower, its letters are too small: on a phone one scrolls
+        assert plot["right"] <= width or width < 500, plot
 
 
 # -- what can go wrong --
