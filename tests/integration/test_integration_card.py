@@ -44,7 +44,7 @@ def test_from_a_recipe_to_the_hub(workplace: Path, monkeypatch: pytest.MonkeyPat
     assert "| data | `data`, which is not on the hub, 16 rows |" in text
     assert re.search(r"\| seed \| 0; 0 for the order of the rows \|", text)
     assert "`val/accuracy` may have chosen the checkpoint" in text
-    assert re.search(r"\| HiddenStates \| 10 \| [^|]*layers initialised, metric mse", text)
+    assert re.search(r"\| HiddenStates \| 10 \| [^|]*layers auto, metric mse", text)
     found = {one.metric_name: one.metric_value for one in ModelCard(text).data.eval_results}
     assert found["accuracy"] == pytest.approx(load("student").scores["val/accuracy"], abs=1e-6)
 
