@@ -54,7 +54,9 @@ def data(**options: Any) -> TranslationData:
 
 def distilled(teacher: Any, objectives: Any = "default", **options: Any) -> DistillationModule:
     arguments = {"student": TranslationStudent(Student(layers=1), **TINY_DECODER), "learning_rate": 5e-3, **options}
-    return DistillationModule(Translation(num_beams=2, encoder_rate=1), teacher=teacher, objectives=objectives, **arguments)
+    return DistillationModule(
+        Translation(num_beams=2, encoder_rate=1), teacher=teacher, objectives=objectives, **arguments
+    )
 
 
 def test_a_student_learns_from_a_teacher_and_is_scored_as_sacrebleu_scores_it(translator: Path, tmp_path: Path):
