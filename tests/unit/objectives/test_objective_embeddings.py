@@ -8,6 +8,7 @@ import torch
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.objectives import Embeddings, HiddenStates
 from lightning_distilbert.signals import ModelFacts, Signals
+from tests.gradients import assert_same_gradients
 
 
 def states(width, seed):
@@ -51,12 +52,7 @@ def test_the_gradients_of_states_and_projection_agree_with_a_loop(dtype):
         found = objective(*(Signals(hidden_states=(x,), mask=mask) for x in (student, teacher)))
     pairs = zip(twins[0][mask], teacher[mask].double(), strict=True)
     expected = sum(((twins[1] @ ours + twins[2] - theirs) ** 2).sum() / 6 for ours, theirs in pairs) / 3
-    found.backward()
-    expected.backward()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    for leaf, twin in zip(leaves, twins, strict=True):
-        rtol = 1e-4 if leaf.dtype == torch.float32 else 2**-8  # the gradient of a bfloat16 tensor is one itself
-        torch.testing.assert_close(leaf.grad.double(), twin.grad, rtol=rtol, atol=1e-6)
+    assert_same_gradients(found, expected, leaves, twins)
 
 
 def test_errors_and_configs_name_it():

@@ -9,6 +9,7 @@ from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import embedding_distance
 from lightning_distilbert.objectives import SentenceEmbedding
 from lightning_distilbert.signals import ModelFacts, Signals
+from tests.gradients import assert_same_gradients
 
 
 def facts(hidden_size, name="the student"):
@@ -70,12 +71,7 @@ def test_the_gradients_of_embeddings_and_projection_agree_with_a_loop(metric, dt
             expected = expected + (1 - ours @ theirs / ((ours @ ours) * (theirs @ theirs)).sqrt()) / 2
         else:
             expected = expected + ((ours - theirs) ** 2).sum() / 6 / 2
-    found.backward()
-    expected.backward()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    for leaf, twin in zip(leaves, twins, strict=True):
-        rtol = 1e-4 if leaf.dtype == torch.float32 else 2**-8  # the gradient of a bfloat16 tensor is one itself
-        torch.testing.assert_close(leaf.grad.double(), twin.grad, rtol=rtol, atol=1e-6)
+    assert_same_gradients(found, expected, leaves, twins)
 
 
 def test_the_models_may_have_tokens_of_their_own_and_rows_without_any_do_not_count():
