@@ -206,6 +206,12 @@ class Distiller:
         records = [record for record in records if record.has_graph] or records
         students = [record.signals for record in records]
         teachers = self._ask_teacher(records)
+        late = all(objective.takes_late_logits for objective in self._on_logits())
+        for one, other in zip(students, teachers, strict=True):
+            # a cache, or a model that cannot, gives logits; and an objective of the user's own knows no others
+            if not (late and one.late_logits is not None and other.late_logits is not None):
+                one.compute_logits()
+                other.compute_logits()
         if self.label_order is not None:
             for signals in teachers:
                 signals.logits = None if signals.logits is None else signals.logits[..., self.label_order]
@@ -235,7 +241,13 @@ class Distiller:
                 teachers = [Signals() for _ in records]
             else:
                 teachers = [
-                    self.teacher(record.inputs, self.requires, record.signals.mask, record.signals.positions)
+                    self.teacher(
+                        record.inputs,
+                        self.requires,
+                        record.signals.mask,
+                        record.signals.positions,
+                        late=record.signals.late_logits is not None,
+                    )
                     for record in records
                 ]
         teachers[-1].scores = scores

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_distilbert.functional.late_logits import LateLogits
+
 SIGNAL_NAMES = ("logits", "hidden_states", "embedding", "queries", "keys", "values", "attention_scores")
 
 
@@ -38,6 +40,9 @@ class Signals:
         scores: A teacher's scores of each query's candidates, beside the documents: of its own, of shape
             ``(batch, k)``, or of all documents of the batch, of shape ``(batch, k * batch)``. They come from a
             cross-encoder or from the data; NaN where there is none.
+        late_logits: What the logits are computed from, in place of these, where a head over the vocabulary was
+            evaluated at so many positions that all logits at once would fill the memory. Only objectives that state
+            ``takes_late_logits`` meet it; for others the logits are computed.
 
     Example:
         >>> import torch
@@ -57,6 +62,16 @@ class Signals:
     positions: Tensor | None = None
     classes: Tensor | None = None
     scores: Tensor | None = None
+    late_logits: LateLogits | None = None
+
+    def has(self, name: str) -> bool:
+        """Tell whether a signal was captured."""
+        return getattr(self, name) is not None or (name == "logits" and self.late_logits is not None)
+
+    def compute_logits(self) -> None:
+        """Compute the logits, all at once, where they were left for later."""
+        if self.late_logits is not None:
+            self.logits, self.late_logits = self.late_logits.compute(), None
 
     def rows(self) -> Tensor | None:
         """Return which sequences hold a real token at all, of shape ``(batch,)``, or None if all count."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from lightning_distilbert.architectures import TEACHER_INPUTS, TENSOR_INPUTS, backbone, encoder_of, layers_of, unwrap
+from lightning_distilbert.architectures import TEACHER_INPUTS, TENSOR_INPUTS, backbone, encoder_of, layers_of
 from lightning_distilbert.attention import (
     ATTENTION_SIGNALS,
     PROJECTED,
@@ -24,8 +24,10 @@ from lightning_distilbert.attention import (
     split_heads,
 )
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.functional import pool, span_mask
+from lightning_distilbert.functional import LateLogits, pool
+from lightning_distilbert.outputs import find_embedding, find_logits, find_spans, span_classes
 from lightning_distilbert.signals import SIGNAL_NAMES, Signals
+from lightning_distilbert.vocabulary import projection_of
 
 Paths = str | Mapping[str, str]
 ENCODER_SIGNALS = ("hidden_states", "embedding", *ATTENTION_SIGNALS)  # those that a model without a head gives too
@@ -101,6 +103,7 @@ class Taps:
         if unknown := self.requires - set(SIGNAL_NAMES):
             raise DistillationError(f"Unknown signals {sorted(unknown)}: known are {list(SIGNAL_NAMES)}.")
         self.sources = resolve_paths(root, paths, self.requires)
+        self._late: LateLogits | None = None  # of the forward at hand
         self.anchor = next(self.sources[name] for name in (*ENCODER_SIGNALS, "logits") if name in self.sources)
 
     def __enter__(self) -> Taps:
@@ -134,6 +137,9 @@ class Taps:
             source = self.sources.get(name, self.anchor)
             if name in self.requires and source is not self.anchor:
                 keep(source.register_forward_hook(self._after_other(name)))
+        head = None if self.positions is None else self.sources.get("logits")
+        if head is not None and (projection := projection_of(head)) is not None:
+            keep(projection.register_forward_pre_hook(self._before_projection))
         keep(self.anchor.register_forward_hook(self._after_anchor))
 
     def _tap_attention(self, index: int, layer: AttentionLayer, scores: bool) -> None:
@@ -218,14 +224,19 @@ class Taps:
 
         return hook
 
+    def _before_projection(self, module: nn.Linear, args: tuple[Any, ...]) -> None:
+        self._late = LateLogits(args[0], module.weight, module.bias)
+
     def _after_other(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             # a head runs inside the anchor while its record is open, or later: then the first forward still without one
-            waiting = (record for record in self.records if getattr(record.signals, name) is None)
+            waiting = (record for record in self.records if not record.signals.has(name))
             record = self._open[-1] if self._open else next(waiting, None)
             if record is not None:
-                found = self._logits(module, output, record) if name == "logits" else find_embedding(output)
-                setattr(record.signals, name, found)
+                if name == "logits":
+                    self._read_logits(module, output, record)
+                else:
+                    record.signals.embedding = find_embedding(output)
 
         return hook
 
@@ -236,7 +247,7 @@ class Taps:
             signals.hidden_states = tuple(layers[index] for index in sorted(layers))
         self._attention(record)
         if "logits" in self.requires and self.sources["logits"] is module:
-            signals.logits = self._logits(module, output, record)
+            self._read_logits(module, output, record)
         if "embedding" in self.requires and self.sources["embedding"] is module:
             signals.embedding = (
                 pool(layers[max(layers)], signals.mask, self.pooling) if layers else find_embedding(output)
@@ -255,6 +266,14 @@ class Taps:
         if "attention_scores" in self.requires:
             rotations = [record.rotations[index] for index in sorted(record.rotations)] or None
             record.signals.attention_scores = AttentionScores(projected["queries"], projected["keys"], rotations)
+
+    def _read_logits(self, module: nn.Module, output: Any, record: Record) -> None:
+        late, self._late = self._late, None
+        logits = self._logits(module, output, record)
+        if late is not None and late.hidden.dim() == logits.dim() == 2 and len(late.hidden) != len(logits):
+            record.signals.late_logits = late  # the model computed some of these rows only
+        else:
+            record.signals.logits = logits
 
     def _logits(self, module: nn.Module, output: Any, record: Record) -> Tensor:
         if (ends := find_spans(module, output)) is not None:
@@ -412,80 +431,3 @@ def position_mask(inputs: Mapping[str, Any]) -> Tensor | None:
             "(batch, sequence) mask to tell padding from text. Give that one to the student."
         )
     return mask.bool()
-
-
-def find_spans(module: nn.Module, output: Any) -> tuple[Tensor, Tensor] | None:
-    """Return ``start_logits`` and ``end_logits`` of a head that points into the text; None of any other.
-
-    Args:
-        module: What gave the output: a tuple alone does not tell what it holds.
-        output: The output.
-
-    Example:
-        >>> find_spans(nn.Linear(1, 2), {"logits": torch.zeros(1, 2)}) is None
-        True
-    """
-    found: list[Any]
-    if isinstance(output, tuple) and type(unwrap(module)).__name__.endswith("ForQuestionAnswering"):
-        found = [item for item in output if isinstance(item, Tensor) and item.dim() == 2][:2]
-    elif isinstance(output, Mapping):
-        found = [output.get("start_logits"), output.get("end_logits")]
-    else:
-        found = [getattr(output, "start_logits", None), getattr(output, "end_logits", None)]
-    return (found[0], found[1]) if len(found) == 2 and all(isinstance(item, Tensor) for item in found) else None
-
-
-def span_classes(logits: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-    """Return where an answer may start and, below that, where it may end: boolean, ``(2 * batch, sequence)``.
-
-    Args:
-        logits: The logits of the start, of shape ``(batch, sequence)``.
-        inputs: What the model was called with, and what stands beside it in the batch.
-
-    Raises:
-        DistillationError: If the batch tells it of another shape.
-    """
-    mask = span_mask(inputs)
-    mask = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask
-    if mask.shape != logits.shape:
-        raise DistillationError(
-            f"The batch says of {tuple(mask.shape)} tokens whether an answer may start or end there, and the start "
-            f"logits are of shape {tuple(logits.shape)}: span_mask has to be (batch, sequence), as input_ids."
-        )
-    return mask.repeat(2, 1)
-
-
-def find_logits(output: Any) -> Tensor:
-    """Return the logits in a model's output: the tensor itself, or the one named ``logits``.
-
-    Raises:
-        DistillationError: If there are none.
-    """
-    if isinstance(output, Mapping):
-        output = output.get("logits")
-    elif isinstance(output, tuple):
-        output = next((item for item in output if isinstance(item, Tensor) and item.dim() >= 2), None)
-    else:
-        output = getattr(output, "logits", output)
-    if isinstance(output, Tensor) and output.dim() >= 2:
-        return output
-    raise DistillationError(
-        f"No logits in the output ({type(output).__name__}): a module that gives logits returns a tensor of two or "
-        "more axes, or an output with a field named logits. Name the path of the head, as in {'logits': 'classifier'}."
-    )
-
-
-def find_embedding(output: Any) -> Tensor:
-    """Return the sentence vectors in a module's output: the tensor itself, or the one named ``sentence_embedding``.
-
-    Raises:
-        DistillationError: If there are none.
-    """
-    if isinstance(output, Mapping):
-        output = output.get("sentence_embedding")
-    if isinstance(output, Tensor) and output.dim() == 2:
-        return output
-    raise DistillationError(
-        f"No sentence embedding in the output ({type(output).__name__}): name a module that returns one vector per "
-        "sentence, of shape (batch, width), or a transformers encoder whose last hidden state can be pooled."
-    )

@@ -24,6 +24,7 @@ from lightning_distilbert.signals import Signals
 from lightning_distilbert.spec import Spec
 from lightning_distilbert.taps import Paths, Taps
 from lightning_distilbert.teacher_cache import TeacherCache
+from lightning_distilbert.vocabulary import projected_at
 
 
 class Teacher(Spec):
@@ -135,6 +136,7 @@ class Teacher(Spec):
         requires: Collection[str],
         mask: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
+        late: bool = False,
     ) -> Signals:
         """Run the teacher on the student's inputs, or on its own encoding of the same texts.
 
@@ -144,6 +146,7 @@ class Teacher(Spec):
             requires: The signals to return.
             mask: Which positions count, if the inputs do not say.
             positions: Where a token-level head is evaluated, of shape ``(batch, sequence)``; None is everywhere.
+            late: Whether logits over a vocabulary are left for later, where this model can.
 
         Returns:
             The signals, without a graph.
@@ -172,7 +175,7 @@ class Teacher(Spec):
         if self.cache is not None:
             signals = self.cache(functools.partial(self._run, model, requires), usable, positions)
         else:
-            signals = self._run(model, requires, usable, positions)
+            signals = self._run(model, requires, usable, positions, late)
         if signals.mask is None:
             signals.mask = mask
         return signals
@@ -196,6 +199,7 @@ class Teacher(Spec):
         requires: Collection[str],
         inputs: Mapping[str, Any],
         positions: torch.Tensor | None,
+        late: bool = False,
     ) -> Signals:
         pooling = self.pooling if "embedding" in requires else "mean"
         taps = Taps(model, self.paths, requires, pooling, positions=positions)
@@ -205,7 +209,8 @@ class Teacher(Spec):
             mixed = torch.autocast(device, torch.bfloat16)
         elif self.dtype == torch.float16:  # a CPU refuses float16 norms of what autocast made bfloat16
             mixed = torch.autocast(device, enabled=False)
-        with torch.no_grad(), mixed, logits_at(model, positions), taps:
+        rows: list[int] | None = [] if late and positions is not None else None
+        with torch.no_grad(), mixed, logits_at(model, positions), taps, projected_at(model, rows):
             model(**inputs)
         return taps.records[0].signals
 

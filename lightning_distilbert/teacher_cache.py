@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.outputs import span_classes
 from lightning_distilbert.placing import check_writable
 from lightning_distilbert.row_store import KEY_BYTES, RowStore
 from lightning_distilbert.signals import Signals
-from lightning_distilbert.taps import position_mask, span_classes
+from lightning_distilbert.taps import position_mask
 
 FORMAT = 1
 META = "signals.json"

@@ -6,6 +6,7 @@ from lightning_distilbert.functional.attention import attention_distance
 from lightning_distilbert.functional.chunked import chunked_cross_entropy, chunked_forward_kl
 from lightning_distilbert.functional.contrastive import in_batch_contrastive
 from lightning_distilbert.functional.hidden_states import hidden_state_distance
+from lightning_distilbert.functional.late_logits import LateLogits, late_forward_kl
 from lightning_distilbert.functional.listwise import listwise_cross_entropy
 from lightning_distilbert.functional.masking import first_tokens, mean_or_zero, select
 from lightning_distilbert.functional.pooling import pool
@@ -17,6 +18,7 @@ from lightning_distilbert.functional.soft_targets import forward_kl, masked_kl, 
 from lightning_distilbert.functional.spans import best_spans, span_cross_entropy, span_mask
 
 __all__ = [
+    "LateLogits",
     "arrange_scores",
     "attention_distance",
     "best_spans",
@@ -28,6 +30,7 @@ __all__ = [
     "forward_kl",
     "hidden_state_distance",
     "in_batch_contrastive",
+    "late_forward_kl",
     "listwise_cross_entropy",
     "margin_mse",
     "masked_kl",

@@ -112,27 +112,15 @@ class _ChunkedKL(Function):
     def forward(
         ctx: Any, student: Tensor, teacher: Tensor, temperature: float, rows: Tensor | None, keep: bool
     ) -> Tensor:
-        count, classes = len(student) if rows is None else len(rows), student.shape[-1]
-        step = _rows_at_once(student, count)
-        buffers = [student.new_empty(step, classes, dtype=torch.float32) for _ in range(3)]
+        count = len(student) if rows is None else len(rows)
         divergence = student.new_empty(count, dtype=torch.float32)
-        gradient = student.new_empty(count, classes) if keep else None
-        for start in range(0, count, step):
-            part = slice(start, min(start + step, count))
-            ours, theirs, ratio = (buffer[: part.stop - start] for buffer in buffers)
-            for log, logits in ((ours, student), (theirs, teacher)):
-                ratio.copy_(logits[part if rows is None else rows[part]])
-                torch.log_softmax(ratio if temperature == 1.0 else ratio.div_(temperature), dim=-1, out=log)
-            torch.sub(theirs, ours, out=ratio)
-            # a probability of zero adds nothing, also where the student's is zero as well and the ratio is NaN
-            ratio.masked_fill_(theirs == -math.inf, 0.0)
-            theirs.exp_()
-            torch.sum(ratio.mul_(theirs), dim=-1, out=divergence[part])
-            if gradient is not None:
-                gradient[part] = ours.exp_().sub_(theirs).mul_(_scale(gradient))
+        gradient = student.new_empty(count, student.shape[-1]) if keep else None
+        scale = 1.0 if gradient is None else _scale(gradient)
+        divergence_of_rows(student, teacher, temperature, rows, divergence, gradient, scale)
         if gradient is not None:
             ctx.save_for_backward(gradient, rows)
-            ctx.shape, ctx.factor, ctx.step = student.shape, 1.0 / (temperature * count * _scale(gradient)), step
+            ctx.shape, ctx.factor = student.shape, 1.0 / (temperature * count * scale)
+            ctx.step = _rows_at_once(student, count)
         return divergence.mean()
 
     @staticmethod
@@ -147,6 +135,51 @@ class _ChunkedKL(Function):
             # multiplied in float32: the factor itself may be too small for float16
             result[part if rows is None else rows[part]] = (gradient[part].float() * factor).to(result.dtype)
         return result, None, None, None, None
+
+
+def divergence_of_rows(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    rows: Tensor | None,
+    divergence: Tensor,
+    gradient: Tensor | None,
+    scale: float = 1.0,
+) -> None:
+    r"""Write the divergence of each row and its gradient, through buffers of a few rows; without a graph.
+
+    Args:
+        student: Logits of shape ``(rows, classes)``.
+        teacher: Of the same shape.
+        temperature: :math:`T`, above 0.
+        rows: The places of the :math:`N` rows that count, or None for all.
+        divergence: What :math:`\mathrm{KL}(p_n \,\|\, q_n)` is written to, float32, of shape ``(N,)``.
+        gradient: What :math:`q - p` times the scale is written to, of shape ``(N, classes)``, or None. Where all rows
+            count it may be the student's logits themselves.
+        scale: The scale, since float16 has no small numbers.
+
+    Example:
+        >>> logits, cost = torch.tensor([[0.0, 2.0]]), torch.empty(1)
+        >>> divergence_of_rows(torch.zeros(1, 2), logits, 1.0, None, cost, logits)
+        >>> cost, logits
+        (tensor([0.3278]), tensor([[ 0.3808, -0.3808]]))
+    """
+    count, classes = len(divergence), student.shape[-1]
+    step = _rows_at_once(student, count)
+    buffers = [student.new_empty(step, classes, dtype=torch.float32) for _ in range(3)]
+    for start in range(0, count, step):
+        part = slice(start, min(start + step, count))
+        ours, theirs, ratio = (buffer[: part.stop - start] for buffer in buffers)
+        for log, logits in ((ours, student), (theirs, teacher)):
+            ratio.copy_(logits[part if rows is None else rows[part]])
+            torch.log_softmax(ratio if temperature == 1.0 else ratio.div_(temperature), dim=-1, out=log)
+        torch.sub(theirs, ours, out=ratio)
+        # a probability of zero adds nothing, also where the student's is zero as well and the ratio is NaN
+        ratio.masked_fill_(theirs == -math.inf, 0.0)
+        theirs.exp_()
+        torch.sum(ratio.mul_(theirs), dim=-1, out=divergence[part])
+        if gradient is not None:
+            gradient[part] = ours.exp_().sub_(theirs).mul_(scale)
 
 
 def _rows_at_once(logits: Tensor, count: int) -> int:

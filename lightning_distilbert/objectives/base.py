@@ -31,6 +31,8 @@ class Objective(Spec, nn.Module):
     # an object may narrow what its class states
     requires: frozenset[str] = frozenset()
     token_level: bool = False
+    # whether it knows what to do with `Signals.late_logits`
+    takes_late_logits: bool = False
     name: ClassVar[str] = "objective"
 
     def __init__(self, weight: float | Schedule = 1.0) -> None:

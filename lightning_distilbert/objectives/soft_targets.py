@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from lightning_distilbert.errors import DistillationError, check_choice
+from lightning_distilbert.functional.late_logits import late_forward_kl
 from lightning_distilbert.functional.masking import both, check_same_shape
 from lightning_distilbert.functional.soft_targets import Activation, Divergence, check_divergence, soft_targets
 from lightning_distilbert.objectives.base import Objective
@@ -32,7 +33,7 @@ class SoftTargets(Objective):
     temperature fails. Sequence-level and token-level logits both work; of the latter only real tokens count. Of a head
     that points into the text (question answering) start and end are two distributions, over the tokens where an answer
     may start or end: neither the question nor padding has a share in them. Logits over a vocabulary are compared a few
-    rows at a time, so that their float32 copies never stand in memory.
+    rows at a time, so that their float32 copies never stand in memory; of very many, nor do the logits themselves.
 
     Args:
         temperature: :math:`T`, above 0, a number or a `Schedule`. It has no part under ``identity``.
@@ -128,6 +129,11 @@ class SoftTargets(Objective):
         activation = PROBLEM_ACTIVATIONS[problems.pop()] if problems else "softmax"
         return "identity" if activation == "softmax" and num_labels == 1 else activation
 
+    @property
+    def takes_late_logits(self) -> bool:  # type: ignore[override]
+        """Whether it compares logits that are not there yet: only the forward divergence of all classes does."""
+        return self.divergence == "forward" and self.top_k is None and self.resolved in (None, "softmax")
+
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
         """Compare the logits of one student forward with the teacher's.
 
@@ -143,6 +149,9 @@ class SoftTargets(Objective):
         Raises:
             DistillationError: If logits are missing or their shapes differ.
         """
+        temperature = value_at(self.temperature, self.progress)
+        if student.late_logits is not None and teacher.late_logits is not None:
+            return temperature**2 * late_forward_kl(student.late_logits, teacher.late_logits, temperature)
         if student.logits is None or teacher.logits is None:
             missing = "student" if student.logits is None else "teacher"
             raise DistillationError(f"SoftTargets needs logits, and the {missing} gave none: use a model with a head.")
@@ -153,7 +162,7 @@ class SoftTargets(Objective):
         return soft_targets(
             student.logits,
             teacher.logits,
-            temperature=value_at(self.temperature, self.progress),
+            temperature=temperature,
             mask=both(student.logits_mask(), teacher.logits_mask()),
             activation=activation,
             divergence=self.divergence,

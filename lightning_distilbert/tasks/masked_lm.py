@@ -14,6 +14,7 @@ from lightning_distilbert.data.inputs import check_masks, split_pairs
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.functional import chunked_cross_entropy, mean_or_zero
 from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
+from lightning_distilbert.vocabulary import many_logits, projected_at
 
 IGNORED = -100
 
@@ -31,7 +32,8 @@ class MaskedLM(Task):
         positions: Where: ``"masked"``, at the masked tokens, which is all that the loss needs; or ``"all"``, at all
             real tokens, special ones included, which gives soft targets about seven times as many places. The original
             code of DistilBERT does the latter unless it is told ``--restrict_ce_to_mask``. Where no objective looks on,
-            as in validation, logits are computed at the masked tokens all the same.
+            as in validation, logits are computed at the masked tokens all the same. Very many of them are computed
+            where they are compared, a part at a time.
         top_k: How many fillings `predict` gives for each mask token.
 
     Raises:
@@ -82,18 +84,20 @@ class MaskedLM(Task):
 
         Without labels they are those of all tokens, of shape ``(batch, sequence, vocabulary)``.
         """
-        wanted = positions = self.positions(batch)
+        positions, rows, later = self.positions(batch), None, False
         if positions is not None and self.at == "all":
-            # the objectives see all of them, through the taps; the loss and the metrics need no others than these
-            wanted = batch["labels"] != IGNORED
-            positions = positions if _watched(model) else wanted
-        with logits_at(model, positions):
+            # the objectives see all of them, through the taps; the loss and the metrics need no others than the masked
+            masked = batch["labels"] != IGNORED
+            if _watched(model):
+                rows = masked[positions].nonzero().squeeze(-1)
+                later = many_logits(model, positions)  # the others are then computed where they are compared
+            else:
+                positions = masked
+        with logits_at(model, positions), projected_at(model, rows if later else None):
             logits: Tensor = call_model(model, batch).logits
         if positions is not None and logits.dim() == 3:  # a model of another kind, which was not narrowed
             logits = logits[positions]
-        if wanted is not None and positions is not wanted:
-            logits = logits[wanted[positions]]
-        return {"logits": logits}
+        return {"logits": logits if rows is None or later else logits[rows]}
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor | None:
         """Return the mean cross-entropy over the masked tokens; None if the batch has no labels."""

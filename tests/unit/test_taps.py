@@ -20,11 +20,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from lightning_distilbert.architectures import logits_at
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import pool
+from lightning_distilbert.outputs import find_embedding, find_logits
 from lightning_distilbert.taps import (
     Taps,
     completed,
-    find_embedding,
-    find_logits,
     find_student,
     named_arguments,
     position_mask,
