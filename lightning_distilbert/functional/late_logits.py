@@ -51,7 +51,7 @@ class LateLogits:
         """Return the logits, all at once."""
         return F.linear(self.hidden, self.weight, self.bias)
 
-    def cast(self) -> tuple[Tensor, Tensor, Tensor | None]:
+    def cast(self) -> Cast:
         """Return them in the type that their product is computed in: half precision where autocast is on."""
         dtype, device = self.weight.dtype, self.hidden.device.type
         if dtype == torch.float32 and torch.is_autocast_enabled(device):
