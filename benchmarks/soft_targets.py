@@ -13,10 +13,11 @@ import ctypes
 import statistics
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 
-from lightning_distilbert.functional import LateLogits, forward_kl, late_forward_kl, soft_targets
+from lightning_distilbert.functional import LateLogits, forward_kl, late_forward_kl, late_logits, soft_targets
 from lightning_distilbert.report.table import Table
 
 VOCABULARY, WIDTH = 30_522, 768
@@ -43,6 +44,12 @@ def late(student, teacher):
         return TEMPERATURE**2 * late_forward_kl(student, teacher, TEMPERATURE)
 
 
+def late_256(student, teacher):
+    """The same in parts of 256 rows."""
+    with mock.patch.object(late_logits, "LATE_ELEMENTS", 256 * VOCABULARY):
+        return late(student, teacher)
+
+
 def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
@@ -65,7 +72,7 @@ def main():
     arguments = parser.parse_args()
     rows = []
     for count, dtype, student, teacher in hidden_states() if arguments.late else logits():
-        found = {way: [] for way in ((projected, late) if arguments.late else (at_once, in_chunks))}
+        found = {way: [] for way in ((projected, late, late_256) if arguments.late else (at_once, in_chunks))}
         for number in range(arguments.rounds + 1):
             for loss, results in found.items():
                 result = measure(loss, student, teacher)
