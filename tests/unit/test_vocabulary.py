@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import AutoModelForMaskedLM
 
 from lightning_distilbert import DistillationModule, HiddenStates, MaskedLM, SoftTargets, Student, Teacher
 from lightning_distilbert.architectures import logits_at
 from lightning_distilbert.functional import late_logits
 from lightning_distilbert.objectives.base import Objective
 from lightning_distilbert.vocabulary import many_logits, projected_at, projection_of
+from tests.encoders import model_of
 
 VOCABULARY = 120
 KINDS = ["bert", "distilbert", "roberta", "electra", "mpnet", "modernbert"]
@@ -23,31 +23,12 @@ KINDS = ["bert", "distilbert", "roberta", "electra", "mpnet", "modernbert"]
 
 def make(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "intermediate_size": 24, "max_position_embeddings": 32, "pad_token_id": 0,
-    }  # fmt: skip
-    if kind == "distilbert":
-        sizes = {"vocab_size": VOCABULARY, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}
-    if kind == "electra":
-        sizes["embedding_size"] = 12
-    return AutoModelForMaskedLM.from_config(CONFIG_MAPPING[kind](**sizes)).eval()
+    return model_of(kind, AutoModelForMaskedLM, vocab_size=VOCABULARY)
 
 
-@pytest.fixture(scope="module")
-def teacher() -> BertForMaskedLM:
-    torch.manual_seed(1)
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=32,
-            initializer_range=0.3,
-        )
-    ).eval()
+@pytest.fixture
+def teacher() -> nn.Module:
+    return make("bert")
 
 
 def batch(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -170,12 +151,7 @@ def test_rows_of_every_architecture(kind: str):
 
 def test_what_has_no_such_layer_is_left_alone(many):
     positions = torch.ones(3, 9, dtype=torch.bool)
-    newer = AutoModelForMaskedLM.from_config(
-        CONFIG_MAPPING["deberta-v2"](
-            vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
-            legacy=False,
-        )
-    )  # fmt: skip
+    newer = model_of("deberta-v2", AutoModelForMaskedLM, vocab_size=VOCABULARY, legacy=False)
     for model in (nn.Linear(4, 9), newer):
         assert projection_of(model) is None
         assert not many_logits(model, positions)
