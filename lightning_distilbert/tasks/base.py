@@ -214,3 +214,13 @@ def call_model(model: nn.Module, batch: Batch) -> Any:
             "tensors under these names: does the data module belong to this task?"
         )
     return model(**inputs)
+
+
+def watched(model: nn.Module) -> bool:
+    """Tell whether anything looks at what parts of a model compute, such as the taps of the objectives.
+
+    Example:
+        >>> watched(nn.Linear(1, 1))
+        False
+    """
+    return any(part._forward_hooks for part in model.modules())

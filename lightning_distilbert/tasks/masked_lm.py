@@ -13,7 +13,7 @@ from lightning_distilbert.architectures import logits_at
 from lightning_distilbert.data.inputs import check_masks, split_pairs
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.functional import chunked_cross_entropy, mean_or_zero
-from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
+from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model, watched
 from lightning_distilbert.vocabulary import many_logits, projected_at
 
 IGNORED = -100
@@ -88,7 +88,7 @@ class MaskedLM(Task):
         if positions is not None and self.at == "all":
             # the objectives see all of them, through the taps; the loss and the metrics need no others than the masked
             masked = batch["labels"] != IGNORED
-            if _watched(model):
+            if watched(model):
                 rows = masked[positions].nonzero().squeeze(-1)
                 later = many_logits(model, positions)  # the others are then computed where they are compared
             else:
@@ -176,11 +176,6 @@ class MaskedLM(Task):
         logits = outputs["logits"].detach().float()
         scores, tokens = logits.softmax(dim=-1).topk(min(self.top_k, logits.shape[-1]), dim=-1)
         return [_named(row, ids, labels) for row, ids in zip(scores.tolist(), tokens.tolist(), strict=True)]
-
-
-def _watched(model: nn.Module) -> bool:
-    """Tell whether anything looks at what parts of a model compute, such as the taps of the objectives."""
-    return any(part._forward_hooks for part in model.modules())
 
 
 def _named(scores: list[Any], tokens: list[Any], labels: Sequence[str] | None) -> list[Any]:

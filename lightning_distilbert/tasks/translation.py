@@ -30,7 +30,7 @@ from lightning_distilbert.target_tokenizer import (
     target_positions,
     target_tokenizer,
 )
-from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
+from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model, watched
 
 IGNORED = -100
 KEPT = "target_tokenizer"
@@ -190,7 +190,8 @@ class Translation(Task):
         with logits_at(model, positions):
             logits: Tensor = call_model(model, batch).logits
         outputs = {"logits": logits[positions] if logits.dim() == 3 else logits}
-        if not model.training and "reference" in batch and not _watched(model):
+        # taps would take the steps of a search for forwards of the student
+        if not model.training and "reference" in batch and not watched(model):
             outputs["translations"] = self.generate(model, batch, self.evaluation_beams, self.evaluation_length)
         return outputs
 
@@ -316,8 +317,3 @@ def _known(tokenizer: Any) -> Any:
             "TranslationData, load a saved student, or give it one: TranslationStudent(target_tokenizer=...)."
         )
     return tokenizer
-
-
-def _watched(model: nn.Module) -> bool:
-    """Tell whether taps look on, which would take the steps of a search for forwards of the student."""
-    return any(part._forward_hooks for part in model.modules())
