@@ -177,6 +177,8 @@ def cell(results, prefix, field):
 def table(results):
     rows = []
     for kind, title in {"teacher": "teacher, 6 layers", **KINDS}.items():
+        if f"pretraining/{kind}/0" not in results:
+            continue
         loss = cell(results, f"pretraining/{kind}", "loss")
         rows.append([title, loss, *(cell(results, f"{task}/{kind}", "score") for task in FINE_TUNING)])
     return Table(["model", "held-out masked-language loss", "SST-2 accuracy", "STS-B Spearman"], rows, align="lrrr")
