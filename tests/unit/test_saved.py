@@ -55,6 +55,20 @@ def told(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
 
 
+def assert_alike(found: Any, wanted: Any) -> None:
+    """Equal, but for the last digits: some processors' kernels add in an order that depends on where a tensor lies."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            assert_alike(found[name], value)
+    elif isinstance(wanted, list | tuple):
+        assert len(found) == len(wanted)
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert_alike(mine, theirs)
+    else:
+        assert found == (pytest.approx(wanted, rel=1e-5, abs=1e-6) if isinstance(wanted, float) else wanted)
+
+
 # -- what we saved -----------------------------------------------------------------------------------------------------
 
 
@@ -70,7 +84,7 @@ def test_task_and_predictions_come_back_and_are_saved_again_the_same(kind: str, 
     assert (again.thresholds, again.scores) == ({"no_answer": -100.0}, {"val/f1": 0.75})
     assert again.distiller is None
     assert not any(part.training for part in again.modules())
-    assert again.predict(texts, batch_size=2) == module.predict(texts, batch_size=2)
+    assert_alike(again.predict(texts, batch_size=2), module.predict(texts, batch_size=2))
     assert not any(part.training for part in again.modules())
 
     again.save_student(tmp_path / "two")

@@ -75,13 +75,13 @@ def test_the_parts_compute_what_the_whole_does(kind: str):
         wanted = model(**example, decoder_input_ids=target).logits
         (whole,) = graph(**example, decoder_input_ids=target)
         cross = list(graph.encoder(**example))
-        torch.testing.assert_close(whole, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(whole, wanted, rtol=1e-4, atol=1e-4)
         for cuts in ([5], [1, 1, 1, 1, 1], [2, 3]):
             past, found = [tensor[:, :, :0] for tensor in graph.decoder.example()["past"]], []
             for part in target.split(cuts, dim=1):
                 logits, *past = graph.decoder(part, example["attention_mask"], cross, past)
                 found.append(logits)
-            torch.testing.assert_close(torch.cat(found, dim=1), wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(torch.cat(found, dim=1), wanted, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(wanted[:, 1], wanted[:, 2])
 
 
@@ -132,9 +132,9 @@ def test_random_rows_have_both_sides_and_padding_is_found_out(monkeypatch: pytes
     monkeypatch.setattr(verify, "open_engine", lambda folder, facts: Engine(0.0))
     found = verifier.check(Path(), {"format": "onnx"}).facts
     assert (found["max_difference"], found["rows"]) == (0.0, 64)
-    assert found["padding_difference"] < 1e-4
+    assert found["padding_difference"] < 2e-4 * verifier.spread
     monkeypatch.setattr(verify, "open_engine", lambda folder, facts: Engine(1e-4 * verifier.spread))
-    assert verifier.check(Path(), {"format": "onnx-int8"}).facts["padding_difference"] > 1e-4 * verifier.spread
+    assert verifier.check(Path(), {"format": "onnx-int8"}).facts["padding_difference"] > 2e-4 * verifier.spread
     monkeypatch.setattr(verify, "open_engine", lambda folder, facts: Engine(1e-3 * verifier.spread))
     with pytest.raises(DistillationError, match="does not compute what the student does"):
         verifier.check(Path(), {"format": "onnx"})
