@@ -104,6 +104,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=30, help="of batches of one; of 32, a fifth of it")
     parser.add_argument("--table", nargs="*", default=[], help="write the table into these files")
+    parser.add_argument("--region", default="headline", help="the table's name there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     draw = np.random.default_rng(0)
@@ -125,7 +126,7 @@ def main():
     table = Table(["model and engine", "MB", *SHAPES], body, align="lrrrr")
     print(table.to_text())
     for file in options.table:
-        replace_region(file, "headline", table.to_markdown())
+        replace_region(file, options.region, table.to_markdown())
 
 
 if __name__ == "__main__":

@@ -36,10 +36,10 @@ def scores(store, field, prefix):
     return [run[field] for key, run in Store(store).read().items() if isinstance(run, dict) and key.startswith(prefix)]
 
 
-def row(title, metric, values):
+def row(title, metric, values, shares=None):
     teacher, plain, distilled = map(statistics.mean, values)
     seeds = len(values[2])
-    kept = [f"{100 * score / teacher:.1f} %" for score in (plain, distilled)]
+    kept = [f"{100 * share:.1f} %" for share in shares or (plain / teacher, distilled / teacher)]
     return [title, metric, f"{teacher:.3f}", f"{plain:.3f} ({kept[0]})", f"{distilled:.3f} ({kept[1]})", seeds]
 
 
@@ -53,7 +53,8 @@ def table():
     for title, name in SEARCH:
         runs = [found.get(f"{name}/{system}") for system in ("teacher", "cut", "distilled")]
         if all(runs):
-            rows.append(row(title, "nDCG@10", [[run["ndcg@10"][0]] for run in runs]))
+            shares = [run["ndcg@10 of the teacher"][0] for run in runs[1:]]
+            rows.append(row(title, "nDCG@10", [[run["ndcg@10"][0]] for run in runs], shares))
     columns = ["task", "score", "teacher, 6 layers", "student, 3 layers", "distilled student, 3 layers", "seeds"]
     return Table(columns, rows, align="llrrrr")
 

@@ -18,7 +18,7 @@ from lightning_distilbert.loading import check_folder, load_model, short
 from lightning_distilbert.module import CHECKPOINT_KEY, DistillationModule
 from lightning_distilbert.spec import from_config
 from lightning_distilbert.tasks.base import Task
-from lightning_distilbert.teacher import declared_pooling
+from lightning_distilbert.teacher import declared_pooling, sentence_modules
 
 Config = Mapping[str, Any]
 # how the name of an architecture ends, and the auto class that such a model is loaded with
@@ -212,7 +212,7 @@ def _head(config: Config) -> str | None:
 
 def _task_of(folder: Path, config: Config) -> Task:
     """Return the task that the architecture of a folder of another making suggests."""
-    head = _head(config)
+    head = "AutoModel" if "Pooling" in sentence_modules(folder) else _head(config)
     if head is None:
         raise DistillationError(
             f"{folder / 'config.json'} names no task of this package, and its architecture "
@@ -245,7 +245,7 @@ def _is_cross_encoder(folder: Path, config: Config) -> bool:
 
 
 def _retrieval(folder: Path, config: Config) -> Task:
-    modules = _sentence_modules(folder)
+    modules = sentence_modules(folder)
     unknown = [kind for kind in modules if kind not in ("Transformer", "Pooling", "Normalize")]
     if unknown:
         raise DistillationError(
@@ -269,11 +269,6 @@ TASKS: dict[str, Callable[[Path, Config], Task]] = {
     "AutoModelForSeq2SeqLM": lambda folder, config: tasks.Translation(),
     "AutoModel": _retrieval,
 }
-
-
-def _sentence_modules(folder: Path) -> list[str]:
-    """Return the kinds of modules that a sentence-transformers folder lists; none for another folder."""
-    return [str(module["type"]).rpartition(".")[2] for module in _json(folder / "modules.json") or []]
 
 
 def _check_labels(task: Task, config: Any, folder: Path) -> None:

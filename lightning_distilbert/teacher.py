@@ -255,10 +255,8 @@ def declared_pooling(source: str | Path | nn.Module) -> str | None:
     """
     if isinstance(source, nn.Module):
         return None
-    modules = find_file(source, "modules.json")
-    listed = json.loads(modules.read_text(encoding="utf-8")) if modules is not None else []
-    kinds = [str(module["type"]).rpartition(".")[2] for module in listed]
-    if others := [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize", "Dropout")]:
+    computed = ("Transformer", "Pooling", "Normalize", "Dropout")
+    if others := [kind for kind in sentence_modules(source) if kind not in computed]:
         raise DistillationError(
             f"{source} is a sentence-transformers model with a {others[0]}, which is not computed here: its sentence "
             "vectors would be others. Pass pooling=... yourself to teach the vectors before it."
@@ -275,6 +273,23 @@ def declared_pooling(source: str | Path | nn.Module) -> str | None:
     raise DistillationError(
         f"{path} declares a pooling that is neither mean nor cls: {declared}. Pass pooling=... yourself."
     )
+
+
+def sentence_modules(source: str | Path) -> list[str]:
+    """Return the kinds of modules that a sentence-transformers model lists; none for another model.
+
+    Args:
+        source: A folder or a hub name.
+
+    Raises:
+        DistillationError: If the list is damaged.
+    """
+    path = find_file(source, "modules.json")
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8")) if path is not None else []
+        return [str(module["type"]).rpartition(".")[2] for module in listed]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DistillationError(f"{path} is no list of modules ({error}). Save the model again.") from error
 
 
 def find_file(source: str | Path, name: str) -> Path | None:
@@ -294,6 +309,9 @@ def find_file(source: str | Path, name: str) -> Path | None:
 def load_trained(source: str, trust_remote_code: bool = False) -> nn.Module:
     """Load a model with the architecture that its own config names, and refuse one with untrained parts.
 
+    A sentence-transformers model with a pooling is an encoder, even if its config still names the head that it was
+    pretrained with, as all-mpnet-base-v2's does.
+
     Args:
         source: A local folder or a hub name.
         trust_remote_code: Whether to run code that comes with the weights.
@@ -306,7 +324,8 @@ def load_trained(source: str, trust_remote_code: bool = False) -> nn.Module:
     """
     config = load_config(source, trust_remote_code)
     named = (getattr(config, "architectures", None) or ["AutoModel"])[0]
-    architecture = named if hasattr(transformers, named) else "AutoModel"  # code that comes with the weights
+    bare = not hasattr(transformers, named) or "Pooling" in sentence_modules(source)  # or code that comes along
+    architecture = "AutoModel" if bare else named
     return load_model(source, architecture, trust_remote_code, whole=True).eval()
 
 

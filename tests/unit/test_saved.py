@@ -261,6 +261,17 @@ def test_parts_of_sentence_transformers_that_are_not_computed_are_refused(source
         load(tmp_path / "model")
 
 
+def test_sentence_encoder_whose_config_names_the_head_of_its_pretraining(sources, tmp_path: Path):
+    shutil.copytree(sources["encoder"], tmp_path / "model")
+    change(tmp_path / "model", architectures=["DistilBertForMaskedLM"])
+    modules = [{"type": f"sentence_transformers.models.{kind}"} for kind in ("Transformer", "Pooling")]
+    (tmp_path / "model" / "modules.json").write_text(json.dumps(modules))
+    module = load(tmp_path / "model")
+    assert isinstance(module.task, Retrieval)
+    assert not module.task.normalize
+    assert module.predict(TEXTS) == load(sources["encoder"], task=Retrieval(normalize=False)).predict(TEXTS)
+
+
 def test_named_task_comes_before_the_architecture(sources):
     assert isinstance(load(sources["mlm"], task=Retrieval(pooling="cls")).task, Retrieval)
     kind = "multi_label_classification"

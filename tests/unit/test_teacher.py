@@ -106,6 +106,25 @@ def test_a_pretrained_model_without_trained_head_is_refused(tiny_bert_dir, tmp_p
         load_trained(str(folder))
 
 
+def test_a_sentence_encoder_needs_no_head_that_its_config_still_names(tiny_bert_dir, tmp_path):
+    folder = shutil.copytree(tiny_bert_dir, tmp_path / "published")  # as all-mpnet-base-v2 is
+    change_config(folder, architectures=["BertForMaskedLM"])
+    with pytest.raises(DistillationError, match="weights of the head are missing"):
+        load_trained(str(folder))
+    kinds = ("Transformer", "Pooling", "Normalize")
+    listed = [{"type": f"sentence_transformers.models.{kind}"} for kind in kinds]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    assert type(load_trained(str(folder))) is BertModel
+    assert Teacher(folder)(inputs(), {"embedding"}).embedding.shape == (2, 32)
+
+
+@pytest.mark.parametrize("text", ["[{", '{"type": "Pooling"}', '[{"kind": "Pooling"}]'])
+def test_a_damaged_list_of_modules_is_reported(folder, text):
+    (folder / "modules.json").write_text(text)
+    with pytest.raises(DistillationError, match=r"modules\.json is no list of modules"):
+        load_trained(str(folder))
+
+
 def test_an_encoder_without_pooler_is_whole(tiny_bert_dir, tmp_path):
     BertModel.from_pretrained(tiny_bert_dir, add_pooling_layer=False).save_pretrained(tmp_path)
     assert type(load_trained(str(tmp_path))) is BertModel
