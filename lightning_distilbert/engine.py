@@ -333,11 +333,17 @@ def facts_of(name: str, root: nn.Module, paths: Paths, requires: frozenset[str])
             "a model with a head, fine-tuned on this task, or objectives on hidden states or embeddings."
             + (apart if name == "the student" else "")
         )
+    whole = None if head is None else unwrap(head)
+    if type(whole).__name__.endswith("ForPreTraining") and cast(Any, whole).get_output_embeddings() is not None:
+        raise DistillationError(
+            f"The objectives compare logits, and {name} is a {type(whole).__name__}, which has two heads. Load its "
+            "folder with AutoModelForMaskedLM and save it again, for the logits over the vocabulary alone."
+        )
     head_config = getattr(head, "config", None)
     num_labels = getattr(head, "out_features", getattr(head_config, "num_labels", None))
     if head_config is not None and getattr(head_config, "is_encoder_decoder", False):
         num_labels = cast(Any, getattr(head_config, "decoder", head_config)).vocab_size
-    elif head is not None and type(unwrap(head)).__name__.endswith("ForMaskedLM"):
+    elif type(whole).__name__.endswith("ForMaskedLM"):
         num_labels = cast(Any, head_config).vocab_size
     num_layers, num_heads = facts.num_layers, facts.num_heads
     if "hidden_states" in requires:

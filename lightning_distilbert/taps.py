@@ -225,7 +225,10 @@ class Taps:
         return hook
 
     def _before_projection(self, module: nn.Linear, args: tuple[Any, ...]) -> None:
-        self._late = LateLogits(args[0], module.weight, module.bias)
+        hidden = args[0]
+        if self.positions is not None and hidden.shape[:-1] == self.positions.shape:
+            hidden = hidden[self.positions]  # a head of this layer alone, which is narrowed after this
+        self._late = LateLogits(hidden, module.weight, module.bias)
 
     def _after_other(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:

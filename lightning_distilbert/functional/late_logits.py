@@ -18,7 +18,9 @@ from lightning_distilbert.functional.masking import full_precision
 # logits at once: 2,198 rows of BERT's vocabulary, 128 MiB in bfloat16. Each part adds to a gradient of the vocabulary's
 # size, so that parts of a few rows would take longer than their logits (256 rows: half as long again).
 LATE_ELEMENTS = 2**26
-HALF_SCALE = 2.0**12  # of the gradient of a part's mean in float16: products with hidden states stay below 65,504
+# in float16 the gradient of a part's mean is taken times this, so that it does not vanish, and hidden states by a 64th:
+# their products stay below 65,504 as long as no state is above 1,023
+HALF_SCALE = 2.0**12
 
 Cast = tuple[Tensor, Tensor, Tensor | None]
 
@@ -49,7 +51,7 @@ class LateLogits:
 
     def compute(self) -> Tensor:
         """Return the logits, all at once."""
-        return F.linear(self.hidden, self.weight, self.bias)
+        return F.linear(*self.cast())
 
     def cast(self) -> Cast:
         """Return them in the type that their product is computed in: half precision where autocast is on."""
@@ -144,8 +146,9 @@ def _add(gradients: list[Tensor | None], part: slice, logits: Tensor, ours: Cast
     """Take the gradient of a part's logits back through the projection."""
     hidden, weight, bias = gradients
     if hidden is not None:
-        torch.mul(logits @ ours[1], factor, out=hidden[part])
+        # in float32 first: the factor would take float16 below its range
+        torch.mul((logits @ ours[1]).float(), factor, out=hidden[part])
     if weight is not None:
-        weight.add_(logits.t() @ ours[0][part], alpha=factor)
+        weight.add_(logits.t() @ (ours[0][part] / 64), alpha=64 * factor)
     if bias is not None:
         bias.add_(logits.sum(dim=0, dtype=torch.float32), alpha=factor)

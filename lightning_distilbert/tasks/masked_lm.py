@@ -97,7 +97,7 @@ class MaskedLM(Task):
             logits: Tensor = call_model(model, batch).logits
         if positions is not None and logits.dim() == 3:  # a model of another kind, which was not narrowed
             logits = logits[positions]
-        return {"logits": logits if rows is None or later else logits[rows]}
+        return {"logits": logits if rows is None or len(logits) == len(rows) else logits[rows]}
 
     def loss(self, outputs: Outputs, batch: Batch) -> Tensor | None:
         """Return the mean cross-entropy over the masked tokens; None if the batch has no labels."""

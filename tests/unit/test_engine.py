@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    ElectraForPreTraining,
     MPNetConfig,
     MPNetModel,
 )
@@ -300,6 +302,18 @@ def test_a_bare_encoder_has_no_logits_to_compare(bare):
     with pytest.raises(DistillationError, match=rf"the {bare}.* is a bare encoder \(BertModel\) that gives none"):
         Distiller(Teacher(model), [SoftTargets()]).build(student)
     Distiller(Teacher(model), [HiddenStates()]).build(student)
+
+
+@pytest.mark.parametrize("kind", [BertForPreTraining, ElectraForPreTraining])
+def test_of_two_heads_none_is_chosen(kind):
+    sizes = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = kind(kind.config_class(**sizes))
+    if kind is ElectraForPreTraining:  # one head, which tells replaced tokens
+        assert facts_of("the teacher", model, "", frozenset({"logits"})).num_labels == 2
+        return
+    with pytest.raises(DistillationError, match=r"the teacher is a BertForPreTraining, which has two heads\. Load its"):
+        facts_of("the teacher", model, "", frozenset({"logits"}))
+    facts_of("the teacher", model, "", frozenset({"hidden_states"}))
 
 
 def test_a_head_alone_whose_batch_has_no_tokens_is_told_apart():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, EuroBertConfig, MobileBertConfig
 
 from lightning_distilbert import DistillationModule, HiddenStates, MaskedLM, SoftTargets, Student, Teacher
 from lightning_distilbert.architectures import logits_at
@@ -41,13 +41,14 @@ def batch(seed: int = 0) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.where(chosen, ids.flip(0), -100)}
 
 
-def step(teacher: Any, objectives: Any = "distilbert", data: Any = None) -> tuple[dict[str, Any], list[int]]:
+def step(
+    teacher: Any, objectives: Any = "distilbert", data: Any = None, **student: Any
+) -> tuple[dict[str, Any], list[int]]:
     """One training step: losses, gradients, and how many rows the student's projection got in its own forward."""
     torch.manual_seed(0)
     objectives = copy.deepcopy(objectives)
-    module = DistillationModule(
-        MaskedLM(positions="all"), teacher=teacher, student=Student(layers=2, dropout=0.0), objectives=objectives
-    )
+    cut = Student(layers=2, dropout=0.0, **student)
+    module = DistillationModule(MaskedLM(positions="all"), teacher=teacher, student=cut, objectives=objectives)
     module.distiller.build(module.student)
     rows: list[int] = []
     data = batch() if data is None else data
@@ -81,6 +82,32 @@ def test_a_step_is_the_same(teacher, request, objectives: str):
     assert rows == [4]  # the masked ones, for the task's loss; the others where they are compared
     same(late, whole)
     assert late["loss"] > 0
+
+
+BARE = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+BARE |= {
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EuroBertConfig(**BARE, num_key_value_heads=2),  # the head is the projection alone
+        MobileBertConfig(**BARE, embedding_size=8, true_hidden_size=16, intra_bottleneck_size=16),  # it is never called
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_heads_of_another_build_train_the_same(request, config):
+    torch.manual_seed(0)
+    teacher = AutoModelForMaskedLM.from_config(config).eval()
+    whole, _ = step(teacher, "logits", architecture="same")
+    request.getfixturevalue("many")
+    same(step(teacher, "logits", architecture="same")[0], whole)
 
 
 def test_the_teacher_projects_nothing_in_its_forward(teacher, many):

@@ -78,6 +78,37 @@ def test_half_precision_keeps_the_gradient(monkeypatch, dtype: torch.dtype):
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
+def test_float16_loses_no_gradient_over_many_rows():
+    """Each row has a 4,096th of the gradient: times a factor in float16 a third of it would be zero."""
+    (student, teacher), (other, _) = sides(rows=4096), sides(rows=4096)
+    with torch.no_grad():
+        for side in (student, other):
+            side.weight.mul_(0.02)  # the usual spread
+    with torch.autocast("cpu", torch.float16):
+        (2.0**16 * late_forward_kl(student, teacher, 2.0)).backward()
+    (2.0**16 * reference(other, teacher, 2.0)).backward()
+    for ours, theirs in zip(gradients(student), gradients(other), strict=True):
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_float16_does_not_overflow_where_the_last_part_is_one_row(monkeypatch):
+    monkeypatch.setattr(late_logits, "LATE_ELEMENTS", 20 * VOCABULARY)
+    student, teacher = sides(rows=21)
+    with torch.no_grad():
+        student.hidden[:, 3] = 500.0  # of the size that norms before a projection let through
+        student.weight[:, 3] = 0.0
+        teacher.bias[7] += 30.0
+    with torch.autocast("cpu", torch.float16):
+        late_forward_kl(student, teacher).backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(student))
+    assert student.weight.grad[7, 3] < -400.0
+
+
+def test_all_at_once_they_are_of_the_weights_type():
+    late = LateLogits(torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(5, 3), torch.ones(5))
+    assert late.compute().dtype == torch.float32
+
+
 def test_weights_in_half_precision_are_taken_as_they_are():
     student, teacher = sides(dtype=torch.bfloat16)
     loss = late_forward_kl(student, teacher)
