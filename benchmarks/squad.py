@@ -51,6 +51,7 @@ TITLES = {
     "four": "student, 4 layers, fine-tuned",
     "four-distilled": "student, 4 layers, distilled",
 }
+BOTH = ("teacher", "plain", "distilled")  # scored on v2 too
 BATCH = 32
 
 
@@ -121,35 +122,37 @@ def run(store, kind, seed, options):
     if kind == "teacher" or seed == 0:
         module.save_student(folder.parent / kind)
     start = time.perf_counter()
-    squad = root() / "squad"
-    metrics, scores = evaluate(module, read_questions(squad / "dev-v1.1.json")[: options.limit_dev])
-    rows = read_questions(squad / "dev-v2.0.json")
+    metrics, scores = evaluate(module, read_questions(root() / "squad" / "dev-v1.1.json")[: options.limit_dev])
+    found = {
+        "em": round(scores["em"], 4),
+        "f1": round(scores["f1"], 4),
+        "per_question": per_question(metrics),
+        "questions": {"v1": len(metrics.per_example["f1"])},
+        "parameters": count_parameters(module.student),
+        "seconds": round(seconds),
+        "settings": {name: getattr(options, name) for name in ("learning_rate", "weights", "temperature")}
+        | {"epochs": epochs},
+    }
+    if kind in BOTH:
+        found |= second_version(module, options, found["questions"])
+    print(f"{key}: evaluated in {time.perf_counter() - start:.0f} s", flush=True)
+    store.add(key, found)
+    print(f"{key}: EM {found['em']:.4f}, F1 {found['f1']:.4f}; v2 {found.get('v2')}")
+
+
+def second_version(module, options, questions):
+    """Score a model on one half of v2's dev articles, with the threshold that is best on the other."""
+    rows = read_questions(root() / "squad" / "dev-v2.0.json")
     random.Random(0).shuffle(rows)
     chosen_on, scored_on = halves(rows[: options.limit_dev])
     threshold = evaluate(module, chosen_on, no_answer=True)[1]["threshold/no_answer"]
-    _, second = evaluate(module, scored_on, no_answer=True, threshold=threshold)
-    print(f"{key}: evaluated in {time.perf_counter() - start:.0f} s", flush=True)
-    store.add(
-        key,
-        {
-            "em": round(scores["em"], 4),
-            "f1": round(scores["f1"], 4),
-            "per_question": per_question(metrics),
-            "threshold": round(threshold, 3),
-            "v2": {name: round(value, 4) for name, value in second.items() if "/" not in name},
-            "questions": {
-                "v1": len(metrics.per_example["f1"]),
-                "threshold": len(chosen_on),
-                "v2": len(scored_on),
-                "v2 without an answer": sum(not row["answers"] for row in scored_on),
-            },
-            "parameters": count_parameters(module.student),
-            "seconds": round(seconds),
-            "settings": {name: getattr(options, name) for name in ("learning_rate", "weights", "temperature")}
-            | {"epochs": epochs},
-        },
-    )
-    print(f"{key}: EM {scores['em']:.4f}, F1 {scores['f1']:.4f}; v2 EM {second['em']:.4f}, F1 {second['f1']:.4f}")
+    _, scores = evaluate(module, scored_on, no_answer=True, threshold=threshold)
+    none = sum(not row["answers"] for row in scored_on)
+    return {
+        "threshold": round(threshold, 3),
+        "v2": {name: round(value, 4) for name, value in scores.items() if "/" not in name},
+        "questions": questions | {"threshold": len(chosen_on), "v2": len(scored_on), "v2 without an answer": none},
+    }
 
 
 def per_question(metrics):
@@ -190,7 +193,8 @@ def tables(results):
             ]
         )
         names = ("em", "f1", "has_answer_f1", "no_answer_f1", "best_f1")
-        second.append([title, *(f"{100 * mean_of(runs, name):.1f}" for name in names if name in runs[0]["v2"])])
+        if kind in BOTH:
+            second.append([title, *(f"{100 * mean_of(runs, name):.1f}" for name in names if name in runs[0]["v2"])])
     return (
         Table(["v1.1, dev", "EM", "F1 [95 %]", "seeds' s.d.", "of the teacher", "parameters"], first),
         Table(["v2, half of dev", "EM", "F1", "F1, has answer", "F1, none", "F1, best threshold"], second),

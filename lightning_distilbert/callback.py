@@ -21,6 +21,7 @@ from lightning_distilbert.objectives import Objective, resolve_objectives
 from lightning_distilbert.resume import ResumePoint
 from lightning_distilbert.schedules import Schedule
 from lightning_distilbert.taps import find_student
+from lightning_distilbert.tasks.base import Task
 from lightning_distilbert.teacher import Teacher
 
 PROJECTIONS = "_distillation_projections"
@@ -39,7 +40,8 @@ class DistillationLoss(CallbackBase):
 
     Where a batch holds texts and nothing else, and the step has run the student and returns no loss, the terms stand
     alone. Where a batch has ``first_subword``, as those of `TokenClassificationData`, logits are compared at the first
-    sub-words alone.
+    sub-words alone. A module whose ``task`` is a `Task`, such as a `DistillationModule` without a teacher, says itself
+    where.
 
     Checkpoints load without this package: projections are kept in the callback's own state. Training itself resumes
     with the callback only, since the optimizer's state includes the projections.
@@ -156,7 +158,7 @@ class DistillationLoss(CallbackBase):
                 return step(*args, **kwargs)
             distiller.set_progress(pl_module.trainer)
             batch = args[0] if args else next(iter(kwargs.values()), None)
-            with distiller.watch(pl_module, batch, self._words(batch)) as taps:
+            with distiller.watch(pl_module, batch, self._positions(pl_module, batch)) as taps:
                 output = step(*args, **kwargs)
             task_loss = output.get("loss") if isinstance(output, Mapping) else output
             if task_loss is None:
@@ -176,10 +178,15 @@ class DistillationLoss(CallbackBase):
         # a plain function on the instance: Lightning reads its __code__, and torch.compile does the same
         pl_module.__dict__["training_step"] = training_step
 
-    def _words(self, batch: Any) -> Tensor | None:
-        """Return where words begin, if the batch says so and logits are compared: the rest of a word is no target."""
-        found = batch.get("first_subword") if isinstance(batch, Mapping) else None
-        return found if isinstance(found, Tensor) and "logits" in self.distiller.requires else None
+    def _positions(self, pl_module: Any, batch: Any) -> Tensor | None:
+        """Return where logits are compared: where the module's task says, or where words begin if the batch says so."""
+        if not isinstance(batch, Mapping) or "logits" not in self.distiller.requires:
+            return None
+        task = getattr(pl_module, "task", None)
+        if isinstance(task, Task):  # it may run its head there alone
+            return task.positions(batch)
+        found = batch.get("first_subword")  # the rest of a word is no target
+        return found if isinstance(found, Tensor) else None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Move the teacher, and wake a student that `from_pretrained` left in eval mode.

@@ -148,9 +148,22 @@ def max_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> in
     """
     config = _reader(model)
     positions = int(getattr(config, "max_position_embeddings", tokenizer.model_max_length))
-    if config.model_type in OFFSET_POSITIONS:
-        positions -= int(config.pad_token_id) + 1
+    positions -= unused_positions(config.model_type, getattr(config, "pad_token_id", None))
     return min(int(tokenizer.model_max_length), positions)
+
+
+def unused_positions(model_type: str | None, pad_token_id: Any) -> int:
+    """Return how many rows of a model's table of positions are never used.
+
+    Args:
+        model_type: The model's type, as its config names it.
+        pad_token_id: Its padding token.
+
+    Example:
+        >>> unused_positions("roberta", 1), unused_positions("bert", 0)
+        (2, 0)
+    """
+    return int(pad_token_id) + 1 if model_type in OFFSET_POSITIONS else 0
 
 
 def _reader(model: PreTrainedModel) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
+import itertools
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -26,6 +28,9 @@ from lightning_distilbert.taps import Paths, Taps
 from lightning_distilbert.teacher_cache import TeacherCache
 from lightning_distilbert.vocabulary import projected_at
 
+# to what a Trainer of "true" precision casts weights
+CASTS = {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64}
+
 
 class Teacher(Spec):
     """A frozen model that tells the student what to imitate.
@@ -35,7 +40,8 @@ class Teacher(Spec):
     in eval mode at every forward.
 
     Args:
-        source: A folder that transformers can load, a hub name, or a finished module. A module is frozen in place.
+        source: A folder that transformers can load, a hub name, or a finished module. A module is frozen in place;
+            a fit that needs its weights in another type casts a copy of it.
         pooling: How to pool its sentence embedding. None reads ``1_Pooling/config.json`` of a sentence-transformers
             model, in a folder or on the hub, and takes the mean without one.
         dtype: A torch type name for its weights, such as ``"bfloat16"``. None keeps float32 and runs in whatever
@@ -123,8 +129,11 @@ class Teacher(Spec):
         """
         if precision is not None and self.dtype is None:
             named = getattr(precision, "precision", None)
-            if isinstance(self.source, str) and self._precision not in (None, named):
+            given = isinstance(self.source, nn.Module)
+            if given or self._precision not in (None, named):
                 self._model = None  # a fit in another precision needs the weights as they were
+            if given and _casts(self.model, named):
+                self._model = copy.deepcopy(self.model)  # the user's own keeps its weights
             self._model, self._precision = precision.convert_module(self.model), named
             if self._mixed:
                 cast_linear(self.model, torch.bfloat16)
@@ -226,6 +235,13 @@ class Teacher(Spec):
     def __repr__(self) -> str:
         """Name the source."""
         return f"Teacher({self.name!r})"
+
+
+def _casts(model: nn.Module, precision: str | None) -> bool:
+    """Tell whether a Trainer of some precision changes the type of a model's weights."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return precision in CASTS and not types <= {CASTS[precision]}
 
 
 def cast_linear(model: nn.Module, dtype: torch.dtype) -> None:

@@ -17,6 +17,7 @@ from lightning_distilbert.answers import names_in
 from lightning_distilbert.deploy.manifest import is_artefact, read_manifest
 from lightning_distilbert.deploy.runtime.folder import model_bytes
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.folder import unused_positions
 from lightning_distilbert.provenance import checked
 from lightning_distilbert.spec import from_config
 
@@ -189,10 +190,13 @@ def _task(folder: Path, config: Mapping[str, Any], details: Mapping[str, Any]) -
 
 def _max_length(folder: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int | None:
     reader = config.get("encoder") or config  # of a model that translates
+    positions, padding = reader.get("max_position_embeddings"), reader.get("pad_token_id")
+    if isinstance(positions, int):  # transformers leaves out a padding that is its own default, which is 1 for these
+        positions -= unused_positions(reader.get("model_type"), 1 if padding is None else padding)
     limits = [
         mapping(saved._json(folder / "sentence_bert_config.json")).get("max_seq_length"),
         tokenizer.get("model_max_length"),
-        reader.get("max_position_embeddings"),
+        positions,
     ]
     known = [int(limit) for limit in limits if isinstance(limit, (int, float)) and limit < LONGEST]
     return min(known) if known else None

@@ -77,7 +77,7 @@ def _kind(facts: Facts) -> str:
     if kind != "classification":
         return kind
     if getattr(facts.task, "problem_type", "") == "multi_label_classification":
-        return "labels"
+        return "labels_pair" if facts.pairs else "labels"
     return "pair" if facts.pairs else kind
 
 
@@ -126,6 +126,13 @@ CODE = {
 
         classify = pipeline("text-classification", model=$name, top_k=None)
         print(classify($asked))  # each label with its probability; those above one half are given
+    """,
+    "labels_pair": """
+        from transformers import pipeline
+
+        classify = pipeline("text-classification", model=$name, top_k=None)
+        # each label with its probability; those above one half are given
+        print(classify([{"text": first, "text_pair": second} for first, second in $asked]))
     """,
     "tokens": """
         from transformers import pipeline

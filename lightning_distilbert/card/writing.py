@@ -62,7 +62,7 @@ def write_card(
 
     Raises:
         DistillationError: If the folder holds no whole model, an option is bad, a score is no number, a card of yours
-            is there, or it cannot be written.
+            is there or one whose comment is damaged, or it cannot be written.
 
     Example:
         >>> write_card("/no/such/folder")
@@ -89,7 +89,7 @@ def write_card(
         "repo_id": repo_id,
     }
     given = {key: value for key, value in told.items() if value is not None}
-    kept = json.loads(found[1]) if found else {}
+    kept = _kept(found[1], path) if found else {}
     facts = read_facts(path.parent, metrics)
     same = kept.pop("of", None) == facts.fingerprint
     kept = {key: value for key, value in kept.items() if key in told and (same or key in ALWAYS)}
@@ -194,6 +194,18 @@ def _read(path: Path) -> str | None:
         raise DistillationError(
             f"{str(path)!r} cannot be read ({error}). Move it away to have a card written."
         ) from error
+
+
+def _kept(comment: str, path: Path) -> dict[str, Any]:
+    """Return what the comment of a card keeps."""
+    try:
+        kept: dict[str, Any] = json.loads(comment)
+    except ValueError as error:
+        raise DistillationError(
+            f"The comment of lightning_distilbert in {str(path)!r} was changed, and cannot be read ({error}). Delete "
+            "the comment to make the card yours, or the file to have it written anew."
+        ) from error
+    return kept
 
 
 def _write(path: Path, text: str) -> None:

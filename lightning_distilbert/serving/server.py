@@ -41,7 +41,7 @@ def make_server(
     Args:
         folder: The folder of a saved student, or of an artefact of any format.
         accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"``. Artefacts are run on the processor.
-        devices: How many of them.
+        devices: How many of them; on the processor there is one.
         workers: Processes on each device; each holds the model.
         threads: Threads of one call; None shares the processors among the workers.
         batch_size: Texts in a batch.
@@ -86,6 +86,11 @@ def make_server(
         max_payload_size=max_bytes,
         model_metadata=about,
     )
+    if server.devices == ["cpu"] and devices not in ("auto", 1):  # LitServe would start one without a word
+        raise DistillationError(
+            f"devices={devices!r}: {str(folder)!r} is served on the processor, which is one device. Use workers=..., or "
+            "leave devices out."
+        )
     server.app.add_api_route("/page", _page, include_in_schema=False)
     return server
 
