@@ -133,7 +133,7 @@ def run(store, kind, seed, options):
         "settings": {name: getattr(options, name) for name in ("learning_rate", "weights", "temperature")}
         | {"epochs": epochs},
     }
-    if kind in BOTH:
+    if kind in BOTH and options.limit_train is None:
         found |= second_version(module, options, found["questions"])
     print(f"{key}: evaluated in {time.perf_counter() - start:.0f} s", flush=True)
     store.add(key, found)
@@ -193,7 +193,7 @@ def tables(results):
             ]
         )
         names = ("em", "f1", "has_answer_f1", "no_answer_f1", "best_f1")
-        if kind in BOTH:
+        if "v2" in runs[0]:
             second.append([title, *(f"{100 * mean_of(runs, name):.1f}" for name in names if name in runs[0]["v2"])])
     return (
         Table(["v1.1, dev", "EM", "F1 [95 %]", "seeds' s.d.", "of the teacher", "parameters"], first),

@@ -15,7 +15,8 @@ from lightning_distilbert.deploy.manifest import is_artefact
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import load_tokenizer
 
-IGNORED = ("*.ckpt", "*.partial", ".*.tmp/*")  # checkpoints, and what an interrupted writer left
+# checkpoints, and what an interrupted writer left
+IGNORED = ("*.ckpt", "*.partial", "*.partial.json", ".*.lock", ".*.tmp/*")
 
 
 def push_to_hub(

@@ -12,6 +12,7 @@ from typing import Any
 from lightning_distilbert.assistant.knowledge import Found, Knowledge
 from lightning_distilbert.assistant.script import Intent, Script, fill, read_script
 from lightning_distilbert.data.intents import OUT_OF_SCOPE
+from lightning_distilbert.data.labels import SINGLE
 from lightning_distilbert.data.split_words import split_words
 from lightning_distilbert.data.tags import OUTSIDE, split_tag
 from lightning_distilbert.errors import DistillationError
@@ -106,7 +107,7 @@ class Assistant:
 
     Raises:
         DistillationError: If a part is of another kind, there is neither intents nor knowledge, or the script names
-            what the models do not know.
+            what the models do not know, or the label for out of scope.
 
     Example:
         >>> class Intents:
@@ -153,6 +154,12 @@ class Assistant:
         # an exported student has the name of its task, and its options
         told = options.get("out_of_scope") if isinstance(options, Mapping) else None
         self.out_of_scope = out_of_scope or getattr(task, "out_of_scope", told) or OUT_OF_SCOPE
+        if self.out_of_scope in (self.script.intents or {}):
+            raise DistillationError(
+                f"The script has the intent {self.out_of_scope!r}, which is the label for out of scope: such a message "
+                "is looked up, and never acted on. Take it out; what is said where nothing is found is texts: "
+                "{unknown: ...}."
+            )
 
     @classmethod
     def load(
@@ -363,6 +370,11 @@ def _check_part(name: str, part: Any) -> None:
     kinds = [task] if isinstance(task, str) else [cls.__name__ for cls in type(task).__mro__]
     if task is not None and not set(kinds) & set(tasks):
         raise DistillationError(f"{name} is a student of {kinds[0]}: give one of {' or '.join(tasks)}.")
+    options = getattr(part, "options", None)
+    told = options.get("problem_type") if isinstance(options, Mapping) else None
+    problem = getattr(task, "problem_type", told)
+    if name == "intents" and problem not in (None, SINGLE):
+        raise DistillationError(f"intents has problem_type={problem!r}: a message has one intent, so give {SINGLE!r}.")
     if not callable(getattr(part, method, None)):
         raise DistillationError(
             f"{name} is a {type(part).__name__} without {method}(): give what load(folder) returns, or the like."

@@ -107,7 +107,8 @@ class Knowledge:
     def open(cls, folder: str | Path, passages: str | Path | None = None, device: str | None = None) -> Knowledge:
         """Open a folder that `save` wrote, or any saved retrieval student with a file of passages.
 
-        The vectors are kept in the folder, as ``passages.npy``, if it can be written to.
+        The vectors are kept in the folder, as ``passages.npy``, if it can be written to. Of several processes that open
+        it at once one makes them, and the others wait.
 
         Args:
             folder: The folder of the student.
@@ -191,9 +192,10 @@ class Knowledge:
             raise DistillationError(f"There is no passage of the source {unknown[0]!r}: None stands for no answer.")
         wanted = [None if source is None else self._kept[source] for source in sources]
         best = [found[0] for found in self.search_all(questions, 1)]
+        right = [source is not None and found.passage in source for found, source in zip(best, wanted, strict=True)]
         _, self.threshold = choose_threshold(
             torch.tensor([found.score for found in best], dtype=torch.float64),
-            torch.tensor([found.passage.source == source for found, source in zip(best, wanted, strict=True)]),
+            torch.tensor(right),
             torch.tensor([source is not None for source in wanted]),
             balanced,
         )
@@ -219,13 +221,13 @@ def _passage(row: Passage | Mapping[str, Any], number: int) -> Passage:
     return Passage(text, str(number if source in (None, "") else source), title, answer or None)
 
 
-def _unique(passages: Sequence[Passage]) -> tuple[list[Passage], dict[str, str]]:
-    """Return the passages, each once, and under each source the one that stands for it."""
+def _unique(passages: Sequence[Passage]) -> tuple[list[Passage], dict[str, set[Passage]]]:
+    """Return the passages, each once, and under each source those that stand for its own."""
     kept: dict[tuple[str, str | None], Passage] = {}
-    sources: dict[str, str] = {}
+    sources: dict[str, set[Passage]] = {}
     for passage in passages:
         first = kept.setdefault((passage.searched, passage.answer), passage)
-        sources.setdefault(passage.source, first.source)
+        sources.setdefault(passage.source, set()).add(first)
     if len(kept) < len(passages):
         rank_zero_warn(
             f"The knowledge holds {len(passages) - len(kept)} of {len(passages)} passages twice; the first is kept."

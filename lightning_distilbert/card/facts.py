@@ -191,7 +191,7 @@ def _task(folder: Path, config: Mapping[str, Any], details: Mapping[str, Any]) -
 def _max_length(folder: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int | None:
     reader = config.get("encoder") or config  # of a model that translates
     positions, padding = reader.get("max_position_embeddings"), reader.get("pad_token_id")
-    if isinstance(positions, int):  # transformers leaves out a padding that is its own default, which is 1 for these
+    if isinstance(positions, int):  # where no padding is named, it is 1 in all types that count from it
         positions -= unused_positions(reader.get("model_type"), 1 if padding is None else padding)
     limits = [
         mapping(saved._json(folder / "sentence_bert_config.json")).get("max_seq_length"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -10,16 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_distilbert.errors import DistillationError
 
+PATIENCE = 10.0  # seconds after which the user is told what is waited for
+
 
 class VectorFile:
     """A ``.npy`` file of vectors, and beside it ``.npy.json`` with what they were made of.
 
-    Until it is complete, both have other names. Rows are appended, so that a full disk is an error and no crash.
+    Until it is complete, both have other names. Rows are appended, so that a full disk is an error and no crash. One
+    process or thread writes at a time: `resume` waits for any other, and takes what that one has finished.
 
     Args:
         path: The file.
@@ -37,6 +42,10 @@ class VectorFile:
         self.about = self.path.with_name(f"{self.path.name}.json")
         self.partial = self.path.with_name(f".{self.path.name}.partial")
         self.partial_about = self.path.with_name(f".{self.path.name}.partial.json")
+        # one for each path: a run that failed and lives on in its traceback does not lock its own thread out
+        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), is_singleton=True)
+        self._made_of: Any = None
+        self._writing = False
 
     def finished(self, made_of: Mapping[str, Any]) -> bool:
         """Tell whether the file is there and whole.
@@ -64,6 +73,8 @@ class VectorFile:
             )
         try:
             self.vectors()
+        except FileNotFoundError:  # another process replaces it just now
+            return False
         except DistillationError:
             if not self.overwrite:
                 raise
@@ -84,17 +95,36 @@ class VectorFile:
         return vectors
 
     def resume(self, made_of: Mapping[str, Any], step: int) -> int:
-        """Prepare to append rows.
+        """Prepare to append rows, once no other run does.
 
         Args:
             made_of: What the vectors are to be made of, as plain values.
             step: Rows that are appended at a time.
 
         Returns:
-            How many rows an interrupted run has left, in whole steps; 0 if it was another.
+            How many rows an interrupted run has left, in whole steps; 0 if it was another; all if the file is finished.
+
+        Raises:
+            DistillationError: As `finished` does.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if read_json(self.partial_about) == json.loads(json.dumps(made_of)) and self.partial.exists():
+        self._made_of = json.loads(json.dumps(made_of))
+        try:
+            self._lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            rank_zero_warn(f"Waiting for {self.path}, which another process or thread makes.")
+            self._lock.acquire()
+        try:
+            # again: the run that was waited for may have made it
+            whole = len(self.vectors()) if self.finished(self._made_of) else None
+        except BaseException:
+            self._free()
+            raise
+        if whole is not None:
+            self._free()
+            return whole
+        self._writing = True
+        if read_json(self.partial_about) == self._made_of and self.partial.exists():
             with self.partial.open("r+b") as file:
                 try:
                     shape, _, dtype = read_header(file)
@@ -107,7 +137,7 @@ class VectorFile:
                     file.truncate(start + rows * row)
                     return int(rows)
         self.partial.unlink(missing_ok=True)
-        write_json(self.partial_about, made_of)
+        write_json(self.partial_about, self._made_of)
         return 0
 
     def append(self, vectors: np.ndarray, total: int) -> None:
@@ -125,12 +155,21 @@ class VectorFile:
             file.write(np.ascontiguousarray(vectors).tobytes())
 
     def finish(self) -> None:
-        """Give the complete file its name."""
+        """Give the complete file its name, if no other run has."""
+        if not self._writing:
+            return
         # in this order a run that is killed in between leaves all rows for the next one, and no false description
         self.path.unlink(missing_ok=True)
-        write_json(self.about, read_json(self.partial_about))
+        write_json(self.about, self._made_of)
         self.partial.replace(self.path)
         self.partial_about.unlink()
+        self._free()
+
+    def _free(self) -> None:
+        self._writing = False
+        with contextlib.suppress(OSError):  # Windows does not delete what is open; an empty file harms nobody
+            Path(self._lock.lock_file).unlink()
+        self._lock.release(force=True)
 
 
 def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -88,8 +88,8 @@ def make_server(
     )
     if server.devices == ["cpu"] and devices not in ("auto", 1):  # LitServe would start one without a word
         raise DistillationError(
-            f"devices={devices!r}: {str(folder)!r} is served on the processor, which is one device. Use workers=..., or "
-            "leave devices out."
+            f"devices={devices!r}: {str(folder)!r} is served on the processor, which is one device. Use "
+            "workers=..., or leave devices out."
         )
     server.app.add_api_route("/page", _page, include_in_schema=False)
     return server

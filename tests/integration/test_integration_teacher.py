@@ -153,6 +153,9 @@ class CallLog:
         training = [name for name, part in module.named_modules() if part.training]
         self.calls.append({"kwargs": kwargs, "output": output, "training": training, "grad": torch.is_grad_enabled()})
 
+    def __deepcopy__(self, memo):
+        return self  # a teacher that a fit casts is a copy
+
 
 # -- the teacher stays outside -----------------------------------------------------------------------------------------
 
@@ -353,9 +356,11 @@ def test_training_of_averaged_weights_resumes(tmp_path):
 def test_teacher_runs_in_the_precision_of_the_trainer_or_its_own(mount, precision, dtype, weights, outputs):
     model = make_teacher()
     log = CallLog(model)
-    module, callbacks, _ = make_run(mount, Teacher(model, dtype=dtype), make_student())
+    teacher = Teacher(model, dtype=dtype)
+    module, callbacks, _ = make_run(mount, teacher, make_student())
     trainer = fit(module, callbacks, precision=precision)
-    assert {parameter.dtype for parameter in model.parameters()} == {weights}
+    assert {parameter.dtype for parameter in teacher.model.parameters()} == {weights}
+    assert dtype or {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert {call["output"].logits.dtype for call in log.calls} == {outputs}
     assert trainer.callback_metrics["distill/soft_targets"].isfinite()
 

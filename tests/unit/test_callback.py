@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import BertConfig
 
 from lightning_distilbert import (
     DistillationError,
@@ -15,12 +18,15 @@ from lightning_distilbert import (
     DistillationModule,
     HiddenStates,
     Linear,
+    MaskedLM,
     SoftTargets,
     Student,
     TextClassification,
+    TokenClassification,
     build_student,
 )
 from lightning_distilbert.callback import PROJECTIONS
+from lightning_distilbert.tasks import Task
 
 
 class Foreign(LightningModule):
@@ -141,6 +147,34 @@ def test_module_and_callback_together_are_refused(tiny_teacher_dir: Path):
     alone = DistillationModule(task, student=str(tiny_teacher_dir))
     trainer = train(alone, DistillationLoss(tiny_teacher_dir), val=batches())
     assert "distill/soft_targets" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [
+        (MaskedLM(), "BertForMaskedLM"),
+        (MaskedLM(positions="all"), "BertForMaskedLM"),
+        (TokenClassification(labels=["O", "B-x", "I-x"]), "BertForTokenClassification"),
+    ],
+)
+def test_module_without_a_teacher_learns_what_it_learns_with_one(task: Task, head: str):
+    sizes = {"vocab_size": 60, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=3)
+    config.num_hidden_layers = 1
+    teacher, student = (getattr(transformers, head)(config) for _ in range(2))
+    labels = torch.full((2, 8), -100)
+    labels[0, 2], labels[1, 3] = 1, 2  # few of all tokens
+    data = DataLoader([{**next(iter(batches())), "labels": labels}] * 2, batch_size=None)
+    objectives, losses = [SoftTargets(weight=3.0), HiddenStates(metric="mse")], []
+    for callbacks, kept in (
+        ([], {"teacher": teacher, "objectives": objectives}),
+        ([DistillationLoss(teacher, objectives=copy.deepcopy(objectives))], {}),
+    ):
+        module = DistillationModule(task, student=copy.deepcopy(student), learning_rate=1e-2, **kept)
+        train(module, *callbacks, returned := Returned(), data=data, val=data)
+        losses.append([float(output["loss"]) for output in returned.outputs])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0][0] != losses[0][1]
 
 
 def test_validation_that_calls_the_training_step_sees_the_modules_own_loss(tiny_teacher_dir: Path):

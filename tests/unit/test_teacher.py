@@ -371,6 +371,43 @@ def test_a_fit_in_another_precision_starts_from_the_weights_as_they_were(tiny_te
     assert teacher.model is prepared
 
 
+@pytest.mark.parametrize(
+    ("plugin", "dtype"),
+    [
+        (HalfPrecision("bf16-true"), torch.bfloat16),
+        (HalfPrecision("16-true"), torch.float16),
+        (DoublePrecision(), torch.float64),
+    ],
+)
+def test_a_module_keeps_its_own_weights_where_a_fit_casts_them(plugin, dtype):
+    model, cpu = masked_lm(), torch.device("cpu")
+    before = copy.deepcopy(model.state_dict())
+    teacher = Teacher(model)
+    teacher.prepare(cpu, plugin)
+    cast = teacher.model
+    assert {parameter.dtype for parameter in cast.parameters()} == {dtype}
+    assert cast.cls.predictions.decoder.weight is cast.bert.embeddings.word_embeddings.weight  # tied as before
+    assert not any(parameter.requires_grad for parameter in (*cast.parameters(), *model.parameters()))
+    after = model.state_dict()
+    assert all(after[name].dtype == value.dtype and torch.equal(after[name], value) for name, value in before.items())
+    teacher.prepare(cpu, Precision())
+    assert teacher.model is model
+    model.bert.embeddings.word_embeddings.weight[0] = 7.0  # trained further between two fits
+    teacher.prepare(cpu, plugin)
+    assert teacher.model.bert.embeddings.word_embeddings.weight[0, 0] == 7.0
+
+
+def test_a_module_is_not_copied_where_no_weight_changes_its_type():
+    model, cpu = masked_lm(), torch.device("cpu")
+    teacher = Teacher(model)
+    for plugin in (Precision(), MixedPrecision("bf16-mixed", "cpu"), None):
+        teacher.prepare(cpu, plugin)
+        assert teacher.model is model
+    teacher = Teacher(model.to(torch.bfloat16))
+    teacher.prepare(cpu, HalfPrecision("bf16-true"))
+    assert teacher.model is model
+
+
 # -- its tokenizer -----------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lightning_distilbert import DistillationError, QuestionAnswering, Retrieval
+from lightning_distilbert import DistillationError, QuestionAnswering, Retrieval, TextClassification
 from lightning_distilbert.assistant import Assistant, Context, Knowledge, Script
 from tests.unit.assistant.test_assistant_knowledge import Encoder
 
@@ -267,6 +267,38 @@ def test_tasks_of_the_right_kind_are_taken():
 
     for task in (QuestionAnswering(), Mine(), "QuestionAnswering"):
         assistant(reader=SimpleNamespace(task=task, answer=len))
+
+
+MULTI = "multi_label_classification"
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "kind"),
+    [
+        (TextClassification(num_labels=2, problem_type=MULTI), {}, MULTI),
+        (TextClassification(problem_type="regression"), {}, "regression"),
+        ("TextClassification", {"problem_type": MULTI}, MULTI),  # as an exported student has them
+    ],
+)
+def test_a_model_that_does_not_choose_one_intent_is_refused(task, options: dict[str, str], kind: str):
+    with pytest.raises(DistillationError, match=f"intents has problem_type='{kind}': a message has one intent"):
+        Assistant(SimpleNamespace(task=task, options=options, predict=len))
+
+
+def test_models_that_choose_one_intent_are_taken():
+    for task, options in (
+        (TextClassification(num_labels=2), {}),
+        ("TextClassification", {"problem_type": "single_label_classification"}),
+        ("IntentClassification", {"out_of_scope": "oos"}),
+    ):
+        Assistant(SimpleNamespace(task=task, options=options, predict=len))
+
+
+@pytest.mark.parametrize("label", ["oos", "balance"])
+def test_a_script_that_acts_on_what_is_out_of_scope_is_refused(label: str):
+    script = {"intents": {"fly": {}, label: {"reply": "I only do banking."}}}
+    with pytest.raises(DistillationError, match=rf"intent '{label}', .* is texts: {{unknown: \.\.\.}}\."):
+        Assistant(Intents(), script=script, out_of_scope=label)
 
 
 def test_another_label_for_out_of_scope():

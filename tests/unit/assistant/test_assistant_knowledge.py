@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,8 @@ import pytest
 
 from lightning_distilbert import DistillationError, DistillationModule, Retrieval, load
 from lightning_distilbert.assistant import Knowledge, Passage
+from lightning_distilbert.data.readers import read_rows
+from lightning_distilbert.retrieval import encode
 
 LETTERS = "abcdefgh"
 
@@ -46,6 +51,17 @@ def test_duplicates_are_one():
         knowledge = Knowledge(Encoder(), [{"text": "a"}, {"text": " a "}, {"text": "b"}, {"text": "a", "title": ""}])
     assert [passage.source for passage in knowledge.passages] == ["1", "3"]
     assert knowledge.choose_threshold(["a", "c"], ["2", None]) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_passage_that_two_sources_share_leaves_their_others_right():
+    rows = [{"text": "a", "source": "A"}, {"text": "a", "source": "B"}, {"text": "b", "source": "B"}]
+    with pytest.warns(UserWarning, match="1 of 4 passages twice"):
+        knowledge = Knowledge(Encoder(), [*rows, {"text": "c", "source": "A"}])
+    sources = ["B", "B", "B", None, None]
+    # answering all but the last is best, although the fourth is answered then
+    assert knowledge.choose_threshold(["a", "bg", "bh", "bbg", "gh"], sources) < knowledge.search("bg")[0].score
+    # not so where "cg" and "ch" find what is A's alone, and are answered wrongly
+    assert knowledge.choose_threshold(["a", "cg", "ch", "ccg", "gh"], sources) > knowledge.search("ccg")[0].score
 
 
 @pytest.mark.parametrize(
@@ -123,6 +139,28 @@ def test_damaged_vectors_are_made_anew(saved: Path, left: int):
         knowledge = Knowledge.open(saved)
     np.testing.assert_array_equal(knowledge._vectors, wanted)
     np.testing.assert_array_equal(np.load(saved / "passages.npy"), wanted)
+
+
+def test_workers_that_open_one_folder_at_once_share_the_vectors(saved: Path, monkeypatch: pytest.MonkeyPatch):
+    encoded, begun, encode_rows = [], threading.Barrier(3), encode.encode_rows
+
+    def slowly(module, rows, *options):
+        encoded.append(len(rows))
+        time.sleep(0.2)
+        return encode_rows(module, rows, *options)
+
+    def opened(_: int) -> Knowledge:
+        encoder = load(saved)
+        begun.wait(60)
+        return Knowledge(encoder, read_rows(saved / "passages.jsonl"), vectors=saved / "passages.npy")
+
+    monkeypatch.setattr(encode, "encode_rows", slowly)
+    with ThreadPoolExecutor(3) as workers:
+        found = list(workers.map(opened, range(3)))
+    assert encoded == [2]
+    for knowledge in found:
+        np.testing.assert_array_equal(knowledge._vectors, np.load(saved / "passages.npy"))
+    assert not list(saved.glob(".*"))
 
 
 def test_passages_of_another_file(saved: Path, tmp_path: Path):

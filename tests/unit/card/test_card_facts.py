@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
 from lightning_distilbert import DistillationError, DistillationModule, Student, TextClassification, load
 from lightning_distilbert.card.facts import measure_weights, read_facts
+from lightning_distilbert.prediction import room
 from lightning_distilbert.report.measure import count_parameters
 from tests.conftest import save_tiny_bert, save_tiny_tokenizer
 from tests.students import TASKS, save_classifier
@@ -70,6 +71,20 @@ def test_longest_text_is_the_shortest_limit(student: Path):
     assert read_facts(student).max_length == 64
     change(student, "tokenizer_config.json", model_max_length=40)
     assert read_facts(student).max_length == 40
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_positions_that_a_roberta_never_uses_are_not_counted(named: bool, tmp_path: Path):
+    config = RobertaConfig(
+        vocab_size=200, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        max_position_embeddings=40,
+    )  # fmt: skip
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)  # as another tool does
+    change(save_tiny_tokenizer(tmp_path), "tokenizer_config.json", model_max_length=int(1e30))
+    if not named:
+        told = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in told.items() if k != "pad_token_id"}))
+    assert read_facts(tmp_path).max_length == room(load(tmp_path)) == 38
 
 
 def test_capital_letters(student: Path):

@@ -81,6 +81,16 @@ def test_several_labels(tmp_path: Path, both):
     assert above == [pytest.approx({one["label"]: one["score"] for one in row["labels"]}, abs=1e-4) for row in ours]
 
 
+def test_several_labels_of_pairs(tmp_path: Path, both):
+    task = TextClassification(labels=["old", "new", "long"], problem_type="multi_label_classification")
+    module = load(make(tmp_path, task, num_labels=3))
+    module.fits = [{"data": {"pairs": True}}]
+    ours, alone = both(module.save_student(tmp_path / "student"))
+    above = [{one["label"]: one["score"] for one in row if one["score"] > 0.5} for row in value(alone)]
+    assert any(above)
+    assert above == [pytest.approx({one["label"]: one["score"] for one in row["labels"]}, abs=1e-4) for row in ours]
+
+
 def test_regression(tmp_path: Path, both):
     ours, alone = both(make(tmp_path, TextClassification(problem_type="regression"), num_labels=1))
     assert [row["score"] for row in value(alone)] == pytest.approx([row["score"] for row in ours], abs=1e-4)

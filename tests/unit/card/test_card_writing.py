@@ -98,6 +98,17 @@ def test_card_without_our_comment_is_the_users(student: Path):
     assert not is_ours(student)
 
 
+def test_damaged_comment_is_one_clear_error(student: Path):
+    written = text(student)
+    damaged = written.replace('"of":', '"of"')
+    assert damaged != written
+    (student / "README.md").write_text(damaged)
+    with pytest.raises(DistillationError, match=r"was changed, .*Delete the comment .* or the file") as error:
+        write_card(student, licence="mit")
+    assert str(student / "README.md") in str(error.value)
+    assert text(student) == damaged
+
+
 def test_comparison_of_the_folder_is_in_the_card(student: Path):
     found = comparison()
     assert found.task == "TextClassification"

@@ -43,6 +43,16 @@ def test_an_artefact_is_served_on_the_processor(student: Path, tmp_path: Path):
     assert TestClient(server.app).get("/info").json()["model"]["format"] == "onnx"
 
 
+@pytest.mark.parametrize("devices", [0, 2, "2"])
+def test_several_devices_are_refused_on_the_processor(devices: Any, student: Path, tmp_path: Path):
+    message = f"devices={devices!r}: .*is one device. Use workers="
+    with pytest.raises(DistillationError, match=message):
+        make_server(student, accelerator="cpu", devices=devices)
+    with pytest.raises(DistillationError, match=message):  # which is run there wherever it was asked for
+        make_server(make_artefact(student, tmp_path / "artefact"), accelerator="cuda", devices=devices)
+    assert make_server(student, accelerator="cpu", devices=1).devices == ["cpu"]
+
+
 def test_each_task_has_requests_of_its_own(tmp_path: Path):
     server = make_server(TASKS["questions"][0](tmp_path), accelerator="cpu", join=4, wait=0.01, workers=2, batch_size=8)
     assert isinstance(server.lit_api, QuestionAPI)
