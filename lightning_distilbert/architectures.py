@@ -190,6 +190,20 @@ def token_level_head(module: nn.Module) -> bool:
     return type(unwrap(module)).__name__.endswith(kinds)
 
 
+def has_labels(module: nn.Module) -> bool:
+    """Tell whether the logits of a model may be those of labels, and not of a vocabulary or of positions.
+
+    The config of such a head may still hold the names of the labels that the model had before.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+        >>> has_labels(BertForMaskedLM(config)), has_labels(nn.Linear(2, 2))
+        (False, True)
+    """
+    return not type(unwrap(module)).__name__.endswith(("ForMaskedLM", "ForQuestionAnswering"))
+
+
 def _block_lists(module: nn.Module, prefix: str = "") -> dict[str, nn.ModuleList]:
     """Map paths to the outermost lists of blocks: the search does not go below a list that it took."""
     # a list of linear layers, dropouts or metrics is no list of blocks: these have no sub-modules

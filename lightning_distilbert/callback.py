@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_distilbert import doctor
 from lightning_distilbert._compat import CallbackBase
-from lightning_distilbert.architectures import TEACHER_INPUTS, TENSOR_INPUTS
+from lightning_distilbert.architectures import TEACHER_INPUTS, TENSOR_INPUTS, has_labels
 from lightning_distilbert.engine import Distiller
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.objectives import Objective, resolve_objectives
@@ -128,7 +128,7 @@ class DistillationLoss(CallbackBase):
             self.distiller.compare_vocabularies(doctor.check_vocabulary_sizes, student_config, config)
         self.distiller.build(pl_module)
         self.distiller.label_order = None
-        if "logits" in self.distiller.requires:
+        if "logits" in self.distiller.requires and has_labels(teacher.model):
             data_labels = getattr(getattr(trainer.datamodule, "label_set", None), "names", None)
             named = [names for names in (doctor.label_names(student_config), data_labels) if names]
             orders = [doctor.check_labels(names, doctor.label_names(config), teacher.name) for names in named]

@@ -14,6 +14,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
 )
@@ -217,6 +219,27 @@ def test_other_labels_matter_to_objectives_on_logits_alone(kind: str, tmp_path: 
         else:
             with pytest.raises(DistillationError, match="Use the teacher's names"):
                 fit(module, rows_of(kind))
+
+
+@pytest.mark.parametrize("kind", [BertForMaskedLM, BertForQuestionAnswering])
+def test_names_that_a_config_kept_from_a_former_head_order_nothing(kind: Any, tiny_bert_dir: Path):
+    """They would take two columns out of a vocabulary, or two of the positions of an answer."""
+    teacher, student = kind.from_pretrained(tiny_bert_dir), kind.from_pretrained(tiny_bert_dir)
+    teacher.config.id2label, student.config.id2label = {0: "bad", 1: "good"}, {0: "good", 1: "bad"}
+    ids = torch.arange(5, 17).view(2, 6)
+    ends = dict.fromkeys(["start_positions", "end_positions"], torch.tensor([1, 2]))
+    targets = {"labels": ids} if kind is BertForMaskedLM else ends
+
+    class Mine(Foreign):
+        def training_step(self, batch, batch_idx):
+            return self.model(**batch).loss
+
+    callback = DistillationLoss(teacher, objectives=[SoftTargets()])
+    batches = DataLoader([{"input_ids": ids, "attention_mask": torch.ones_like(ids), **targets}], batch_size=None)
+    trainer = Trainer(max_steps=1, callbacks=[callback], logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit(Mine(student), batches, batches)
+    assert callback.distiller.label_order is None
+    assert trainer.callback_metrics["distill/soft_targets"] > 0
 
 
 def test_a_second_fit_with_another_teacher_forgets_the_order(tmp_path: Path, tiny_bert_dir: Path):
