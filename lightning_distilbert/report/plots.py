@@ -219,7 +219,8 @@ class Picture:
             f'{shapes[index % len(shapes)]} class="mark c{index % COLOURS}"><title>{html.escape(tip)}</title>'
             f"</{shapes[index % len(shapes)].split()[0][1:]}>"
         )
-        self.taken.append((x - r - 2, y - r - 2, x + r + 2, y + r + 2))
+        # ten times: a covered mark is worse than a covered interval
+        self.taken += [(x - r - 2, y - r - 2, x + r + 2, y + r + 2)] * 10
 
     def whisker(self, x1: float, y1: float, x2: float, y2: float, index: int) -> None:
         """Draw an interval, with short caps at its ends."""
@@ -230,11 +231,12 @@ class Picture:
             self.line(x - across[0], y - across[1], x + across[0], y + across[1], kind)
         self.taken.append((min(x1, x2) - 2, min(y1, y2) - 2, max(x1, x2) + 2, max(y1, y2) + 2))
 
-    def label(self, x: float, y: float, text: str) -> None:
-        """Write a label beside a mark, where it covers as little as possible."""
+    def label(self, x: float, y: float, text: str, index: int) -> None:
+        """Write a label beside a mark, in its colour, where it covers as little as possible."""
         width = CHARACTER * len(text)
         places = [(10.0, 4.0, "start"), (-10.0, 4.0, "end"), (10.0, -10.0, "start"), (10.0, 18.0, "start")]
         places += [(-10.0, -10.0, "end"), (-10.0, 18.0, "end"), (10.0, -24.0, "start"), (10.0, 32.0, "start")]
+        places += [(-10.0, -24.0, "end"), (-10.0, 32.0, "end")]
 
         def box(place: tuple[float, float, str]) -> tuple[float, float, float, float]:
             begin = x + place[0] - (width if place[2] == "end" else 0)
@@ -252,7 +254,7 @@ class Picture:
 
         best = min(places, key=covered)
         self.taken.append(box(best))
-        self.text(x + best[0], y + best[1], text, "label", best[2])
+        self.text(x + best[0], y + best[1], text, f"label own c{index % COLOURS}", best[2])
 
     def axes(self, x: Axis, y: Axis | None, x_label: str, y_label: str = "") -> None:
         """Draw grid, ticks and labels of both axes; without `y` the horizontal one alone."""
@@ -302,8 +304,8 @@ def scatter(points: Sequence[Point], title: str, x_label: str, y_label: str) -> 
         picture.whisker(place, y.at(point.low), place, y.at(point.high), index)
     for index, (place, point) in enumerate(zip(places, points, strict=True)):
         picture.marker(place, y.at(point.y), index, point.tip)
-    for place, point in zip(places, points, strict=True):
-        picture.label(place, y.at(point.y), cut(point.label))
+    for index, (place, point) in enumerate(zip(places, points, strict=True)):
+        picture.label(place, y.at(point.y), cut(point.label), index)
     return picture.done()
 
 

@@ -55,6 +55,30 @@ def test_scatter_draws_each_model_with_its_interval():
     assert [title.text for title in ET.fromstring(svg).iter("title")] == [point.tip for point in POINTS]
 
 
+def test_a_label_has_the_colour_of_its_mark_and_covers_no_mark():
+    near = [
+        ("fine-tuned", 69.0, 0.57),
+        ("distilled", 69.0, 0.593),
+        ("int8", 22.7, 0.591),
+        ("distilled-executorch", 69.0, 0.593),
+    ]
+    points = [Point(name, x, y, y - 0.03, y + 0.03) for name, x, y in near]
+    svg = scatter([Point("teacher", 90.3, 0.787, 0.767, 0.809), *points], "t", "MB", "f1")
+    texts = [text for text in ET.fromstring(svg).iter("text") if "label" in text.get("class", "").split()]
+    assert [text.get("class") for text in texts] == [f"label own c{index}" for index in range(5)]
+    centres = [tuple(float(number) for number in re.findall(r"[\d.]+", shape(mark))[:2]) for mark in marks(svg)]
+    for text in texts:
+        width, end = 6.6 * len(text.text), float(text.get("x"))
+        begin = end - width if text.get("text-anchor") == "end" else end
+        for x, y in centres:
+            beside = x < begin or x > begin + width
+            assert beside or not -11 < y - float(text.get("y")) < 4
+
+
+def shape(mark: ET.Element) -> str:
+    return mark.get("d") or " ".join(mark.get(name, "") for name in ("cx", "cy", "x", "y"))
+
+
 def test_everything_stays_inside():
     many = [Point(f"a model with a rather long name {n}", 10 + n / 10, 0.8 + n / 100, 0.7, 0.95) for n in range(10)]
     for svg in (scatter(many, "t", "x", "y"), forest(many, "t", "x")):
