@@ -41,7 +41,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--table", nargs="*", help="also write the table into these files")
-    parser.add_argument("--region", default="attention", help="the table's name there")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     ways = [(attention, dropout) for dropout in (0.1, 0.0) for attention in ("sdpa", "eager")]
@@ -69,7 +68,7 @@ def main():
     table = Table(columns, rows, align="llrrrrr")
     print(table.to_text())
     for file in arguments.table or []:
-        replace_region(file, arguments.region, table.to_markdown())
+        replace_region(file, "attention", table.to_markdown())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from transformers import DistilBertConfig, PreTrainedConfig, PreTrainedModel
 
 from lightning_distilbert.architectures import backbone
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import OFFSET_POSITIONS
+from lightning_distilbert.folder import unused_positions
 
 CONVERTIBLE = ("bert", "roberta", "electra")
 # DistilBERT writes this value into its code; no config can change it
@@ -94,9 +94,10 @@ def distilbert_config(config: PreTrainedConfig, num_layers: int) -> DistilBertCo
         num_layers: How many layers the DistilBERT has.
     """
     labels: Any = {"id2label": config.id2label, "label2id": config.label2id}
+    unused = unused_positions(config.model_type, config.pad_token_id)
     converted = DistilBertConfig(
         vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings - _unused_positions(config),
+        max_position_embeddings=config.max_position_embeddings - unused,
         sinusoidal_pos_embds=False,
         n_layers=num_layers,
         n_heads=config.num_attention_heads,
@@ -127,7 +128,8 @@ def distilbert_state(encoder: nn.Module, config: PreTrainedConfig, chosen: tuple
         chosen: The layers to take.
     """
     source = encoder.state_dict()
-    positions = source["embeddings.position_embeddings.weight"][_unused_positions(config) :].float()
+    unused = unused_positions(config.model_type, config.pad_token_id)
+    positions = source["embeddings.position_embeddings.weight"][unused:].float()
     token_type = source["embeddings.token_type_embeddings.weight"][0].float()
     state = {"embeddings.position_embeddings.weight": positions + token_type}
     for name in ("word_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias"):
@@ -189,8 +191,3 @@ def check_epsilon(student: PreTrainedModel, epsilon: float) -> None:
             f"it. With embeddings as small as this teacher's that moves hidden states by {share:.1%}, more than "
             f"{EPS_TOLERANCE:.0%}. Use architecture='same'."
         )
-
-
-def _unused_positions(config: PreTrainedConfig) -> int:
-    """RoBERTa counts positions from ``pad_token_id + 1``, so that it never uses the rows before that."""
-    return int(config.pad_token_id) + 1 if config.model_type in OFFSET_POSITIONS else 0

@@ -153,7 +153,7 @@ def max_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> in
 
 
 def unused_positions(model_type: str | None, pad_token_id: Any) -> int:
-    """Return how many rows of a model's table of positions are never used.
+    """Return how many rows of a model's table of positions are never used: RoBERTa's kind counts from padding + 1.
 
     Args:
         model_type: The model's type, as its config names it.
