@@ -2,6 +2,8 @@
 
     LIGHTNING_DISTILBERT_DATA=... python -m benchmarks.recipes
     python -m benchmarks.recipes --table docs/results.md   # from the stored results
+    # which rate the students need, on a tenth of the training rows that neither teacher nor students see
+    python -m benchmarks.recipes --hold_out 1e-4 3e-4 --seeds 0 --tasks MRPC STS-B --recipes fine-tuned "close + labels"
 
 The teacher is all-MiniLM-L6-v2 (6 layers), fine-tuned on the task. Each student is cut out of it (3 layers) and takes
 the same number of steps; recipes of two stages share them half and half. Two more take four times as many, one of them
@@ -26,7 +28,8 @@ from lightning_distilbert import (
 from lightning_distilbert.report.bootstrap import bootstrap_interval
 from lightning_distilbert.report.table import Table, replace_region
 
-STORE = Store("recipes")
+HELD_OUT = "recipes-held-out"
+RATE = 1e-4
 TASKS = {
     "MRPC": {"text": ["#1 String", "#2 String"], "label": "Quality", "teacher": 460, "student": 345, "batch": 32},
     "RTE": {"text": ["sentence1", "sentence2"], "label": "label", "teacher": 390, "student": 312, "batch": 32},
@@ -72,26 +75,40 @@ def head_of(name):
     return TextClassification(labels=NAMES[name])
 
 
+def training_rows(name):
+    with open(root() / f"glue/{name}/train.tsv", encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def splits_of(name, hold_out):
+    """Train and validation: the task's own, or parts of the training rows, every tenth held out."""
+    if not hold_out:
+        return {"train": root() / f"glue/{name}/train.tsv", "validation": root() / f"glue/{name}/dev.tsv"}
+    rows = training_rows(name)
+    return {"train": [row for i, row in enumerate(rows) if i % 10], "validation": rows[::10]}
+
+
 def other_pairs(name):
     """Training pairs of the other tasks, in the columns of this one."""
-    rows = []
-    for other in PAIRS:
-        if other != name:
-            with open(root() / f"glue/{other}/train.tsv", encoding="utf-8-sig", newline="") as file:
-                found = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-                rows += [[row[column] for column in TASKS[other]["text"]] for row in found]
-    return [dict(zip(TASKS[name]["text"], pair, strict=True)) for pair in rows]
+    pairs = [
+        [row[column] for column in TASKS[other]["text"]]
+        for other in PAIRS
+        if other != name
+        for row in training_rows(other)
+    ]
+    return [dict(zip(TASKS[name]["text"], pair, strict=True)) for pair in pairs]
 
 
-def run(name, recipe, seed):
-    key = f"{name}/{recipe}/{seed}"
-    if key in STORE.read() or name not in LONG.get(recipe, TASKS):
+def run(store, name, recipe, seed, rate=None):
+    """Run a recipe; at a rate that is given, on nine tenths of the training rows."""
+    key = f"{name}/{recipe}/{seed}" if rate is None else f"{name}/{recipe} at {rate:g}/{seed}"
+    if key in store.read() or name not in LONG.get(recipe, TASKS):
         return
-    task, folder = TASKS[name], CACHE / "recipes" / f"{name}-teacher"
-    files = {"train": root() / f"glue/{name}/train.tsv", "validation": root() / f"glue/{name}/dev.tsv"}
+    task, folder = TASKS[name], CACHE / store.path.stem / f"{name}-teacher"
     columns = {"text": task["text"], "label": task["label"]}
     unlabelled = other_pairs(name) if recipe.endswith("unlabelled pairs") else None
-    data = TextClassificationData(files, **columns, batch_size=task["batch"], seed=seed, unlabelled=unlabelled)
+    splits = splits_of(name, store.path.stem == HELD_OUT)
+    data = TextClassificationData(splits, **columns, batch_size=task["batch"], seed=seed, unlabelled=unlabelled)
     seed_everything(seed)
     seconds, model = 0.0, None
     if recipe == "teacher":
@@ -108,7 +125,7 @@ def run(name, recipe, seed):
                 student=spec if model is None else model,
                 objectives=objectives() if callable(objectives) else objectives or "default",
                 task_weight=task_weight,
-                learning_rate=1e-4,
+                learning_rate=rate or RATE,
                 tokenizer=str(folder),
             )
             model = module.student
@@ -117,8 +134,14 @@ def run(name, recipe, seed):
     metric = spearman if name == "STS-B" else accuracy
     interval = bootstrap_interval([logits, labels], lambda z, y: float(metric(z, y)))
     run = {"score": interval.value, "low": interval.low, "high": interval.high, "seconds": seconds}
-    STORE.add(key, {field: round(float(value), 4) for field, value in run.items()})
+    store.add(key, {field: round(float(value), 4) for field, value in run.items()})
     print(f"{key}: {interval.value:.4f} in {seconds:.0f} s", flush=True)
+
+
+def names_of(results):
+    """The recipes of the results, in their order; each rate that was tried on its own."""
+    found = sorted({key.split("/")[1] for key in results} - {"teacher"})
+    return sorted(found, key=lambda name: list(RECIPES).index(name.split(" at ")[0]))
 
 
 def runs_of(results, name, recipe):
@@ -127,7 +150,7 @@ def runs_of(results, name, recipe):
 
 def table(results):
     rows = []
-    for recipe in ("teacher", *RECIPES):
+    for recipe in ("teacher", *names_of(results)):
         cells, kept = [], []
         for name in TASKS:
             runs, teacher = runs_of(results, name, recipe), runs_of(results, name, "teacher")
@@ -146,7 +169,7 @@ def table(results):
 def retention(results):
     """What each recipe keeps of the teacher's score in percent, with the interval of its own over the dev rows."""
     rows = []
-    for recipe in RECIPES:
+    for recipe in names_of(results):
         cells = []
         for name in TASKS:
             runs, teacher = runs_of(results, name, recipe), runs_of(results, name, "teacher")
@@ -164,19 +187,22 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--hold_out", nargs="+", type=float, help="rates to try on nine tenths of the training rows")
     parser.add_argument("--table", nargs="*", help="only write the table into these files")
     arguments = parser.parse_args()
+    store = Store(HELD_OUT if arguments.hold_out else "recipes")
     if arguments.table is None:
         for name in arguments.tasks:
-            run(name, "teacher", 0)
+            run(store, name, "teacher", 0)
             for seed in arguments.seeds:
                 for recipe in arguments.recipes:
-                    run(name, recipe, seed)
-    results = STORE.read()
+                    for rate in arguments.hold_out or [None]:
+                        run(store, name, recipe, seed, rate)
+    results = store.read()
     tables = [table(results), retention(results)]
     print("\n\n".join(one.to_text() for one in tables))
     for file in arguments.table or []:
-        replace_region(file, "recipes", "\n\n".join(one.to_markdown() for one in tables))
+        replace_region(file, store.path.stem, "\n\n".join(one.to_markdown() for one in tables))
 
 
 if __name__ == "__main__":
