@@ -95,7 +95,9 @@ def distilbert_config(config: PreTrainedConfig, num_layers: int) -> DistilBertCo
     """
     labels: Any = {"id2label": config.id2label, "label2id": config.label2id}
     unused = unused_positions(config.model_type, config.pad_token_id)
-    converted = DistilBertConfig(
+    # the head of a classifier drops as much as the encoder unless it says otherwise, that of a reader nothing
+    dropout, own = config.hidden_dropout_prob, config.classifier_dropout
+    return DistilBertConfig(
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings - unused,
         sinusoidal_pos_embds=False,
@@ -103,8 +105,10 @@ def distilbert_config(config: PreTrainedConfig, num_layers: int) -> DistilBertCo
         n_heads=config.num_attention_heads,
         dim=config.hidden_size,
         hidden_dim=config.intermediate_size,
-        dropout=config.hidden_dropout_prob,
+        dropout=dropout,
         attention_dropout=config.attention_probs_dropout_prob,
+        seq_classif_dropout=dropout if own is None else own,
+        qa_dropout=0.0,
         activation=config.hidden_act,
         initializer_range=config.initializer_range,
         pad_token_id=config.pad_token_id,
@@ -114,9 +118,6 @@ def distilbert_config(config: PreTrainedConfig, num_layers: int) -> DistilBertCo
         problem_type=config.problem_type,
         **copy.deepcopy(labels),
     )
-    if config.classifier_dropout is not None:
-        converted.seq_classif_dropout = config.classifier_dropout
-    return converted
 
 
 def distilbert_state(encoder: nn.Module, config: PreTrainedConfig, chosen: tuple[int, ...]) -> dict[str, Tensor]:

@@ -360,4 +360,5 @@ def facts_of(name: str, root: nn.Module, paths: Paths, requires: frozenset[str])
         # the config of a token-level head may still name the problem of the head that it had before
         problem_type=None if head is None or token_level_head(head) else getattr(head_config, "problem_type", None),
         initialised_from=facts.initialised_from,
+        initialised_depth=facts.initialised_depth,
     )

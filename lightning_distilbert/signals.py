@@ -98,7 +98,8 @@ class ModelFacts:
         num_labels: The number of outputs of its head, or None without a head.
         problem_type: transformers' ``single_label_classification``, ``multi_label_classification`` or ``regression``;
             None if the model does not say.
-        initialised_from: For a student cut out of a teacher: the teacher layers its own layers came from.
+        initialised_from: For a student cut out of a model: the layers of that model its own layers came from.
+        initialised_depth: How many layers that model had, or None if the student does not say.
     """
 
     name: str
@@ -108,6 +109,7 @@ class ModelFacts:
     num_labels: int | None = None
     problem_type: str | None = None
     initialised_from: tuple[int, ...] | None = None
+    initialised_depth: int | None = None
 
     @classmethod
     def of(cls, name: str, config: Any) -> ModelFacts:
@@ -121,4 +123,5 @@ class ModelFacts:
             num_labels=getattr(config, "num_labels", None),
             problem_type=getattr(config, "problem_type", None),
             initialised_from=tuple(layers) if layers else None,
+            initialised_depth=getattr(config, "initialised_depth", None),
         )

@@ -43,9 +43,7 @@ class Spec:
         def recording_init(self: Any, *args: Any, **kwargs: Any) -> None:
             # the outermost class records first; its parents' calls of super().__init__ must not overwrite that
             if "_init_args" not in self.__dict__:
-                bound = dict(signature.bind(self, *args, **kwargs).arguments)
-                bound.pop(next(iter(signature.parameters)))
-                object.__setattr__(self, "_init_args", bound)
+                object.__setattr__(self, "_init_args", _by_name(type(self), signature, self, *args, **kwargs))
             init(self, *args, **kwargs)
 
         cls.__init__ = recording_init  # type: ignore[method-assign]
@@ -65,6 +63,21 @@ class Spec:
             for name, value in vars(self).get("_init_args", {}).items()
         }
         return {"class_path": f"{cls.__module__}.{cls.__name__}", "init_args": init_args}
+
+
+def _by_name(cls: type, signature: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of a call by name, those that the class hands on to its parent too."""
+    bound = dict(signature.bind(*args, **kwargs).arguments)
+    bound.pop(next(iter(signature.parameters)))
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL and (unnamed := bound.pop(parameter.name, ())):
+            raise DistillationError(
+                f"{cls.__name__}(...) was given {unnamed} for *{parameter.name}, without names. A checkpoint holds "
+                "arguments by name: pass these by theirs."
+            )
+        if parameter.kind is parameter.VAR_KEYWORD:
+            bound |= bound.pop(parameter.name, {})
+    return bound
 
 
 def to_plain(value: Any, where: str) -> Any:
@@ -139,10 +152,9 @@ def from_config(value: Any, own_only: bool = False) -> Any:
                 f"you trust it, pass the object yourself: {cls.__name__}(..., trust_remote_code=True)."
             )
         try:
-            inspect.signature(cls).bind(**init_args)
-        except TypeError as error:
+            return cls(**init_args)
+        except TypeError as error:  # a name that the class, or a parent that it hands arguments on to, does not know
             raise DistillationError(f"{value['class_path']} cannot be built from {init_args}: {error}.") from error
-        return cls(**init_args)
     if isinstance(value, (list, tuple)):
         return [from_config(item, own_only) for item in value]
     return value

@@ -27,7 +27,7 @@ from lightning_distilbert.spec import Spec
 
 Architecture = Literal["auto", "distilbert", "same"]
 # what belongs to one saved model and must not travel into another model's config
-PROVENANCE = ("initialised_from", "fresh_head", "lightning_distilbert")
+PROVENANCE = ("initialised_from", "initialised_depth", "fresh_head", "lightning_distilbert")
 # config values that say what `build_student` has an argument for
 SIZE_ARGUMENTS = {
     "num_hidden_layers": "layers",
@@ -213,7 +213,8 @@ def build_student(
 
     Returns:
         A plain transformers model in float32 on the CPU, in train mode; ``config.initialised_from`` lists the chosen
-        layers, and ``config.fresh_head`` says whether its head is random or cut out of a wider one.
+        layers, ``config.initialised_depth`` says of how many, and ``config.fresh_head`` whether its head is random or
+        cut out of a wider one.
 
     Raises:
         DistillationError: If the teacher cannot be loaded or lacks weights, the layers or sizes are out of range, the
@@ -253,7 +254,7 @@ def build_student(
     if any(size is not None for size in sizes):
         narrowing = Narrowing(config, state, *sizes)
         config = narrowing.config
-    config.initialised_from = list(chosen)
+    config.initialised_from, config.initialised_depth = list(chosen), len(blocks)
     with building():
         student = _new_model(_override(config, config_overrides, dropout), auto_class, trust_remote_code)
         head = whole = distilbert_head(source, student) if converted else _own_head(source, student)

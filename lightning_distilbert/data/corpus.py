@@ -54,22 +54,19 @@ class Sequences:
     pack: bool = False
     prefix: tuple[int, ...] = field(init=False)
     suffix: tuple[int, ...] = field(init=False)
+    glue: str = field(init=False)  # before a text that goes on in a document: vocabularies may spell " a" unlike "a"
 
     def __post_init__(self) -> None:
         before, after = _special_tokens(self.tokenizer)
         object.__setattr__(self, "prefix", before)
         object.__setattr__(self, "suffix", after)
+        object.__setattr__(self, "glue", " " if self.pack and _spells_spaces(self.tokenizer) else "")
         special = len(before) + len(after)
         if self.max_length <= special:
             raise DistillationError(
                 f"max_length={self.max_length} leaves no room: the tokenizer adds {special} special tokens."
             )
-        if self.min_length > self.max_length:
-            raise DistillationError(
-                f"min_length={self.min_length} is above max_length={self.max_length}: every sequence would be dropped."
-            )
-        if not 0.0 < self.max_unknown <= 1.0:
-            raise DistillationError(f"max_unknown={self.max_unknown}: it is a share, 0 < max_unknown <= 1.")
+        check_sequences(self.max_length, self.min_length, self.max_unknown)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Any]:
         """Make the sequences of texts that follow each other.
@@ -82,7 +79,8 @@ class Sequences:
             numbers: ``texts``, ``tokens`` and ``short`` and ``unknown`` sequences dropped, with the ``short_tokens``
             that were in the former.
         """
-        given = [text for text in texts if text]
+        going_on = [False, *map(bool, texts[:-1])]
+        given = [self.glue * after + text for text, after in zip(texts, going_on, strict=True) if text]
         encoded = self.tokenizer(
             given,
             add_special_tokens=False,
@@ -130,7 +128,7 @@ class Sequences:
             "min_length": self.min_length,
             "max_unknown": self.max_unknown,
             "pack": self.pack,
-        }
+        } | ({"glue": self.glue} if self.glue else {})
 
     def _pieces(self, encoded: Sequence[list[int]]) -> Iterator[list[int]]:
         for tokens in encoded:
@@ -151,11 +149,34 @@ class Sequences:
             yield row
 
 
+def check_sequences(max_length: int, min_length: int, max_unknown: float) -> None:
+    """Refuse options of `Sequences` that leave no sequence.
+
+    Raises:
+        DistillationError: If one is out of range.
+
+    Example:
+        >>> check_sequences(128, 12, 0.5)
+    """
+    if min_length > max_length:
+        raise DistillationError(
+            f"min_length={min_length} is above max_length={max_length}: every sequence would be dropped."
+        )
+    if not 0.0 < max_unknown <= 1.0:
+        raise DistillationError(f"max_unknown={max_unknown}: it is a share, 0 < max_unknown <= 1.")
+
+
 def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the tokens that a tokenizer puts before and after a text."""
     inner, whole = (list(tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (False, True))
     first = next(place for place in range(len(whole)) if whole[place : place + len(inner)] == inner)
     return tuple(whole[:first]), tuple(whole[first + len(inner) :])
+
+
+def _spells_spaces(tokenizer: Any) -> bool:
+    """Tell whether a word after a space has other tokens than the same word at the beginning of a text."""
+    first, later, both = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", " a", "a a"))
+    return first != later and list(both) == [*first, *later]
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -422,7 +443,8 @@ def _remove_abandoned(folder: Path) -> None:
 
 def _builder() -> str:
     # folders may be shared between machines, and process numbers are not
-    return f"building-{platform.node()}-"
+    # the plus sign, which no name of a machine has, tells where that name ends
+    return f"building-{platform.node()}+"
 
 
 def is_corpus(path: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,14 +12,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_distilbert.data.base import STAGES, TextData
 from lightning_distilbert.data.batching import EpochSampler
-from lightning_distilbert.data.corpus import Corpus, Sequences, build_corpus, is_corpus, tokenizer_fingerprint
+from lightning_distilbert.data.corpus import (
+    Corpus,
+    Sequences,
+    build_corpus,
+    check_sequences,
+    is_corpus,
+    tokenizer_fingerprint,
+)
 from lightning_distilbert.data.encoding import EncodedRow, Padding, encode, pad_batch
-from lightning_distilbert.data.masking import Masking
+from lightning_distilbert.data.masking import Masking, check_masking
 from lightning_distilbert.data.readers import TABLE_SUFFIXES
 from lightning_distilbert.data.resume import ResumableLoader
 from lightning_distilbert.data.sources import SPLIT_NAMES, is_hub_name, load_hub, open_splits, split_name
@@ -47,9 +56,9 @@ class MaskedLMData(TextData):
 
     Args:
         source: Text files (``.txt``, plain, ``.gz`` or ``.zst``), ``.jsonl`` or ``.parquet`` files; a pattern such as
-            ``"books/*.txt.gz"``; a folder, with files named after splits (``train.txt``, ``wiki.train.tokens``) or
-            without; a list of these; a `datasets` object; rows in memory; a mapping from split to any of these; or a
-            hub name. A folder that an earlier run made in its cache is taken as it is.
+            ``"books/*.txt.gz"``; a folder, with files named after splits (``train.txt``, ``wiki.train.tokens``,
+            ``test-00000-of-00001.parquet``) or without; a list of these; a `datasets` object; rows in memory; a mapping
+            from split to any of these; or a hub name. A folder that an earlier run made in its cache is taken as it is.
         text: The column of the text, where there are columns.
         separator: What ends a text in a text file: ``"line"``, or ``"blank_line"``, of which the lines are joined.
         pack: Whether texts that follow each other share a sequence, as long as whole ones fit. Of single lines, only up
@@ -128,6 +137,8 @@ class MaskedLMData(TextData):
                 "validation_share cannot be held out of a stream, which nobody has seen to its end. Give the source of "
                 "the validation split: {'train': ..., 'validation': ...}."
             )
+        check_masking(mask_share, smoothing)
+        check_sequences(max_length, min_length, max_unknown)
         if buffer < 1 or (num_proc is not None and num_proc < 1):
             raise DistillationError(f"buffer={buffer} and num_proc={num_proc} have to be 1 or more.")
         self.text = text
@@ -151,8 +162,12 @@ class MaskedLMData(TextData):
         self._check_module()  # here already: with a large corpus this takes hours
         stage = getattr(getattr(self.trainer, "state", None), "fn", None)
         splits = self.splits()
-        for split in STAGES.get(str(getattr(stage, "value", stage)), tuple(splits)):
-            if split in splits and split != "predict" and not self._streams(split):
+        wanted = STAGES.get(str(getattr(stage, "value", stage)), tuple(splits))
+        wanted = tuple(split for split in wanted if split in splits and split != "predict")
+        if wanted:
+            self.masking(None)  # it refuses a tokenizer without a mask token
+        for split in wanted:
+            if not self._streams(split):
                 self.corpus(split)
 
     def find_splits(self) -> dict[str, Any]:
@@ -173,14 +188,7 @@ class MaskedLMData(TextData):
         if isinstance(source, (str, Path)):
             folder = Path(source).expanduser()
             if folder.is_dir():
-                found: dict[str, list[Path]] = {}
-                for path in sorted(folder.iterdir()):
-                    # "wiki.train.tokens" too: taken for no split, its folder would be trained on with its test text
-                    split = next(filter(None, map(split_name, path.name.split("."))), None)
-                    known = path.is_dir() or kind_of_text(path) in (*KNOWN_SUFFIXES, *TABLE_SUFFIXES)
-                    if split is not None and known:
-                        found.setdefault(split, []).append(path)
-                return {split: found[split] for split in SPLIT_NAMES if split in found} or {"train": source}
+                return _splits_of_folder(folder) or {"train": source}
             # "corpus.txt" could be a name on the hub as well
             if is_hub_name(source) and kind_of_text(folder) not in KNOWN_SUFFIXES:
                 return open_splits(load_hub(str(source), self.streaming))
@@ -317,6 +325,26 @@ class MaskedLMData(TextData):
             for texts in islice(chunks(parts[part]), -(-COUNTED_CHUNKS // len(chosen))):
                 counts += np.bincount(sequences(texts)["input_ids"], minlength=len(counts))
         return counts
+
+
+def _splits_of_folder(folder: Path) -> dict[str, list[Path]]:
+    """Return the files and folders in a folder that are named after splits, by split; none if no name is."""
+    found: dict[str | None, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() or kind_of_text(path) in (*KNOWN_SUFFIXES, *TABLE_SUFFIXES):
+            # "wiki.train.tokens" and "test-00000-of-00001.parquet" too: taken for no split, test text is trained on
+            words = re.split(r"[._-]", path.name)
+            found.setdefault(next(filter(None, map(split_name, words)), None), []).append(path)
+    others = [path for path in found.pop(None, []) if path.is_file()]
+    if found and others:
+        names = f"{others[0].name!r}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+        if "train" not in found:
+            raise DistillationError(
+                f"{folder} has files that are named after the splits {list(found)}, none named train, and {names}, "
+                "named after no split. Say which is which: {'train': ..., 'validation': ...}."
+            )
+        rank_zero_info(f"{folder} has files named after splits, which are read, and {names}, which is left out.")
+    return {split: found[split] for split in SPLIT_NAMES if split in found}
 
 
 @dataclass(frozen=True)

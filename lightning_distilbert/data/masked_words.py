@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from lightning_distilbert.architectures import backbone, logits_at
 from lightning_distilbert.data.encoding import EncodedDataset, Padding, encode, pad_batch
-from lightning_distilbert.data.masking import BEGINNINGS, CONTINUATION
+from lightning_distilbert.data.masking import BEGINNINGS, CONTINUATION, marks_of
 from lightning_distilbert.data.words import STOP_WORDS, Span, WordAugmenter, in_case_of, is_word
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.folder import load_tokenizer
@@ -216,8 +216,7 @@ def _positions(model: PreTrainedModel) -> int:
 def _whole_words(tokenizer: Any) -> dict[int, str]:
     """Return the whole words of letters in a vocabulary, by their ids."""
     vocabulary = tokenizer.get_vocab()
-    continued = any(token.startswith(CONTINUATION) and len(token) > len(CONTINUATION) for token in vocabulary)
-    marked = not continued and any(token.startswith(BEGINNINGS) for token in vocabulary)
+    marked = marks_of(vocabulary) == "beginnings"
     special = set(tokenizer.all_special_ids)
     found = {}
     for token, index in sorted(vocabulary.items(), key=lambda item: item[1]):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +14,13 @@ from lightning_distilbert.errors import DistillationError
 IGNORED = -100
 # how the pieces of a word are told apart, by the vocabulary: pieces that go on, or pieces that begin
 CONTINUATION, BEGINNINGS = "##", ("\u0120", "\u2581")
+# a longer run of pieces is no word: a text without spaces would be masked as a whole
+LONGEST_WORD = 12
+# scripts that write no spaces: each of their pieces may begin a word
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # kana and ideographs
+)
 
 
 @dataclass(frozen=True)
@@ -69,17 +77,14 @@ class Masking:
             smoothing: The exponent; 0 draws uniformly.
             share: The share of tokens drawn.
             whole_word: Whether all pieces of a word are drawn together, with the mean weight of its pieces. Which
-                pieces begin a word is read off the vocabulary: ``##`` marks those that go on, else a leading space (of
-                byte-level and SentencePiece vocabularies) those that begin.
+                pieces begin a word is read off the vocabulary, see `word_beginnings`. Of more than 12 pieces without a
+                beginning each is drawn alone.
 
         Raises:
             DistillationError: If an option is out of range, the tokenizer has no mask token, or words cannot be told
                 from its vocabulary.
         """
-        if not 0.0 < share < 1.0:
-            raise DistillationError(f"mask_share={share}: it is the share of tokens that are masked, 0 < share < 1.")
-        if not smoothing >= 0.0:
-            raise DistillationError(f"smoothing={smoothing}: it has to be 0 (uniform) or more.")
+        check_masking(share, smoothing)
         if tokenizer.mask_token_id is None:
             raise DistillationError(
                 f"The tokenizer {type(tokenizer).__name__} of {tokenizer.name_or_path!r} has no mask token. "
@@ -141,12 +146,29 @@ class Masking:
         special = self.weights[input_ids] == 0
         begins[:, 1:] |= special[:, :-1]  # the first piece after a special token, whatever its spelling
         _, word = np.unique(np.cumsum(begins.ravel())[places], return_inverse=True)
+        endless = np.bincount(word)[word] > LONGEST_WORD
+        _, word = np.unique(np.where(endless, len(places) + np.arange(len(places)), word), return_inverse=True)
         sizes = np.bincount(word)
         keys = generator.exponential(size=len(sizes)) * sizes / np.bincount(word, weights)
         order = np.argsort(keys, kind="stable")
         # the last word is taken if that comes nearer to the share than to leave it
         taken = max(1, int(np.sum(np.cumsum(sizes[order]) - sizes[order] / 2 <= self.share * len(places))))
         return np.flatnonzero(np.isin(word, order[:taken]))
+
+
+def check_masking(share: float, smoothing: float) -> None:
+    """Refuse options of a masking that are out of range.
+
+    Raises:
+        DistillationError: If one is.
+
+    Example:
+        >>> check_masking(0.15, 0.7)
+    """
+    if not 0.0 < share < 1.0:
+        raise DistillationError(f"mask_share={share}: it is the share of tokens that are masked, 0 < share < 1.")
+    if not smoothing >= 0.0:
+        raise DistillationError(f"smoothing={smoothing}: it has to be 0 (uniform) or more.")
 
 
 def _draw(weights: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:
@@ -159,8 +181,36 @@ def _draw(weights: np.ndarray, number: int, generator: np.random.Generator) -> n
     return np.sort(np.argpartition(keys, number - 1)[:number])
 
 
+def marks_of(vocabulary: Iterable[str]) -> Literal["continuations", "beginnings"] | None:
+    """Tell how a vocabulary marks words: whether pieces that go on, or those that begin.
+
+    What most tokens have decides: byte-level vocabularies have a few tokens such as ``####`` too.
+
+    Args:
+        vocabulary: The tokens.
+
+    Returns:
+        None if it marks neither.
+
+    Example:
+        >>> marks_of(["play", "##ing"]), marks_of(["\u0120play", "ing", "###"]), marks_of(["play"])
+        ('continuations', 'beginnings', None)
+    """
+    continued = begun = 0
+    for token in vocabulary:
+        continued += token.startswith(CONTINUATION) and len(token) > len(CONTINUATION)
+        begun += token.startswith(BEGINNINGS)
+    if continued == begun == 0:
+        return None
+    return "continuations" if continued > begun else "beginnings"
+
+
 def word_beginnings(vocabulary: dict[str, int], size: int | None = None) -> np.ndarray:
     """Tell which tokens of a vocabulary begin a word.
+
+    ``##`` marks those that go on, or else a leading space (of byte-level and SentencePiece vocabularies) those that
+    begin. There, punctuation begins a word too, and so does a piece in a script that has no spaces, as far as the
+    vocabulary spells it in characters.
 
     Args:
         vocabulary: The ids of the tokens.
@@ -177,16 +227,20 @@ def word_beginnings(vocabulary: dict[str, int], size: int | None = None) -> np.n
         [True, False, False, True]
     """
     begins = np.ones(size or len(vocabulary), dtype=bool)
-    tokens = list(vocabulary.items())
-    if any(token.startswith(CONTINUATION) and len(token) > len(CONTINUATION) for token, _ in tokens):
-        begins[[index for token, index in tokens if token.startswith(CONTINUATION)]] = False
-    elif any(token.startswith(BEGINNINGS) for token, _ in tokens):
-        # punctuation stands alone there too: it would be masked along with every last word of a sentence
-        inner = [index for token, index in tokens if not token.startswith(BEGINNINGS) and any(map(str.isalnum, token))]
-        begins[inner] = False
-    else:
+    marks = marks_of(vocabulary)
+    if marks is None:
         raise DistillationError(
             "whole_word=True: this vocabulary marks neither the beginnings of words (a leading space) nor their "
             "continuations ('##'). Mask single tokens: whole_word=False."
         )
+    if marks == "continuations":
+        begins[[index for token, index in vocabulary.items() if token.startswith(CONTINUATION)]] = False
+    else:
+        # punctuation stands alone there too: it would be masked along with every last word of a sentence
+        inner = [
+            index
+            for token, index in vocabulary.items()
+            if not token.startswith(BEGINNINGS) and any(map(str.isalnum, token)) and not UNSPACED.search(token)
+        ]
+        begins[inner] = False
     return begins

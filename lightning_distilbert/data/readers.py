@@ -185,7 +185,7 @@ def iter_rows(
         yield from _json_lines(path)
     elif kind == ".parquet":
         with open_parquet(path) as file:
-            for part in file.iter_batches():
+            for part in parquet_batches(file, path):
                 yield from part.to_pylist()
     else:
         raise DistillationError(
@@ -211,6 +211,28 @@ def open_parquet(path: Path) -> Any:
         raise DistillationError(f"{path} cannot be read as parquet: {error}.") from error
 
 
+def parquet_batches(file: Any, path: Path, **options: Any) -> Iterator[Any]:
+    """Yield the batches of a parquet file, of which the pages are read and checked only now.
+
+    Args:
+        file: What `open_parquet` returned.
+        path: The file's path, for an error.
+        **options: Of pyarrow's ``iter_batches``.
+
+    Raises:
+        DistillationError: If it is damaged.
+    """
+    batches = file.iter_batches(**options)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:  # pyarrow's errors share no base of their own
+            raise DistillationError(f"{path} is damaged: {error}. Copy or make it anew.") from error
+        yield batch
+
+
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
     """Open a plain or gzipped UTF-8 file, less its byte order mark; only a line feed ends a line."""
@@ -219,7 +241,9 @@ def open_text(path: Path) -> Iterator[TextIO]:
         # newline="\n": a lone carriage return inside a text is part of it
         with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             yield file
-    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DistillationError(f"{path} is damaged or not what its suffix says: {error}.") from error
+    except UnicodeDecodeError as error:
         raise DistillationError(f"{path} cannot be read as UTF-8 text: {error}. Convert it to UTF-8.") from error
 
 

@@ -137,7 +137,8 @@ def _open_folder(folder: Path) -> dict[str, Any]:
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.is_file() and kind_of(path) in SUFFIXES:
-            split = split_name(path.name.split(".")[0])
+            # "train-00000-of-00001.parquet" is how files on the hub are named
+            split = split_name(re.sub(r"-\d+-of-\d+$", "", path.name.split(".")[0]))
             if split is not None:
                 found.setdefault(split, []).append(path)
     return one_file_each(folder, found, f"({_known_names()}) with one of the suffixes {', '.join(SUFFIXES)}")

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from lightning_distilbert.data.readers import JSON_SUFFIXES, TABLE_SUFFIXES, open_parquet, parse_json, read_json_lines
+from lightning_distilbert.data.readers import (
+    JSON_SUFFIXES,
+    TABLE_SUFFIXES,
+    open_parquet,
+    parquet_batches,
+    parse_json,
+    read_json_lines,
+)
 from lightning_distilbert.errors import DistillationError, require
 
 TEXT_SUFFIXES = (".txt", ".text", ".tokens")
@@ -22,6 +29,7 @@ KNOWN_SUFFIXES = (*TEXT_SUFFIXES, *JSON_SUFFIXES, ".parquet")
 COMPRESSED = (".gz", ".zst")
 CHUNK_TEXTS, CHUNK_CHARACTERS = 1024, 2**18
 HEAD = 2**16  # bytes of a file that its fingerprint reads
+WINDOW = 2**31  # bytes that a Zstandard file may look back over: dumps are often made with --long=31
 
 
 class Part(Protocol):
@@ -115,7 +123,7 @@ class TextFile:
             if self.column not in names:
                 raise DistillationError(f"{self.path} has no column {self.column!r}. Its columns are {names}.")
             number = 0
-            for batch in file.iter_batches(CHUNK_TEXTS, columns=[self.column]):
+            for batch in parquet_batches(file, self.path, batch_size=CHUNK_TEXTS, columns=[self.column]):
                 for value in batch.column(0).to_pylist():
                     number += 1
                     yield text_of({self.column: value}, self.column, f"{self.path}, row {number}")
@@ -187,6 +195,14 @@ def text_of(row: Any, name: str, where: str) -> str:
         raise DistillationError(
             f"{where}: {name!r} is {str(value)[:60]!r}, a {type(value).__name__} and not a string. Mend or drop it."
         )
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DistillationError(
+                f"{where}: {value[error.start]!r} in {name!r} is one half of a character (a surrogate) without the "
+                "other. Mend or drop that row."
+            ) from error
     return value
 
 
@@ -278,7 +294,7 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     if name.endswith(".zst"):
         zstandard = require("zstandard", extra="data")
         broken = (*broken, zstandard.ZstdError)
-        file = io.BufferedReader(_ZstdReader(path.open("rb"), zstandard.ZstdDecompressor()), HEAD)
+        file = io.BufferedReader(_ZstdReader(path.open("rb"), zstandard.ZstdDecompressor(max_window_size=WINDOW)), HEAD)
     else:
         opener: Any = gzip.open if name.endswith(".gz") else open
         file = opener(path, "rb")

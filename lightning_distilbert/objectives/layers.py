@@ -25,7 +25,7 @@ class LayerPairs(Objective):
     - ``every``: layer :math:`i` with layer :math:`\lceil i L_T / L_S \rceil`, every second of 12 for 6 (the map of
       TinyBERT and TextBrewer),
     - ``skip``: the same without the last of each (the PKD-Skip of Sun et al. 2019),
-    - ``initialised``: each of the student's with the one that it was copied from,
+    - ``initialised``: each of the student's with the one that it was copied from, in this teacher or a model as deep,
     - ``auto``: the same where the student tells of as many, and ``uniform`` where it does not.
 
     Args:
@@ -90,11 +90,15 @@ class LayerPairs(Objective):
             return ((student_layers, teacher_layers),)
         chosen = () if student is None or student.initialised_from is None else tuple(student.initialised_from)
         copied = len(chosen) == student_layers and all(0 <= layer < teacher_layers for layer in chosen)
+        # of a model with other layers than the teacher's they say nothing; students of old do not tell how many it had
+        depth = None if student is None else student.initialised_depth
+        copied = copied and depth in (None, teacher_layers)
         if self.layers == "initialised" and not copied:
             raise DistillationError(
                 f"{owner} needs to know from which of the teacher's {teacher_layers} layers each of the student's "
-                f"{student_layers} was copied, and the student says {list(chosen) or None}. Build the student from "
-                "this teacher with build_student(), or use layers='auto', which then spreads them evenly."
+                f"{student_layers} was copied, and the student says {list(chosen) or None}"
+                f"{'' if depth is None else f' of {depth}'}. Build the student from this teacher with build_student(), "
+                "or use layers='auto', which then spreads them evenly."
             )
         if self.layers in ("initialised", "auto") and copied:
             return tuple((ours + 1, theirs + 1) for ours, theirs in enumerate(chosen))

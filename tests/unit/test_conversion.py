@@ -43,6 +43,9 @@ def test_the_config_follows_the_teacher():
     teacher = model_of("bert", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.25, classifier_dropout=0.15)
     config = build_student(teacher, layers=2).config
     assert (config.dropout, config.attention_dropout, config.seq_classif_dropout) == (0.3, 0.25, 0.15)
+    assert config.qa_dropout == 0.0  # as a reader of BERT's
+    like_it = build_student(model_of("bert", hidden_dropout_prob=0.3), layers=2).config
+    assert like_it.seq_classif_dropout == 0.3
     assert (config.n_layers, config.n_heads, config.dim, config.hidden_dim) == (2, 2, 16, 32)
     assert (config.max_position_embeddings, config.initializer_range, config.sinusoidal_pos_embds) == (40, 0.2, False)
 

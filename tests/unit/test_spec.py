@@ -119,6 +119,24 @@ def test_from_config_goes_through_lists_and_dicts_and_leaves_objects():
     assert found[2:] == ["text", []]
 
 
+class Handing(Point):
+    def __init__(self, z: int = 0, *others: int, **kwargs: int) -> None:
+        super().__init__(*others, **kwargs)
+        self.z = z
+
+
+def test_arguments_that_are_handed_on_are_recorded_by_name():
+    config = Handing(3, x=1).to_config()
+    assert config["init_args"] == {"z": 3, "x": 1}
+    again = from_config(config)
+    assert (type(again), again.z, again.x) == (Handing, 3, 1)
+    with pytest.raises(DistillationError, match=r"Handing\(\.\.\.\) was given \(1,\) for \*others, without names"):
+        Handing(3, 1)
+    config["init_args"]["w"] = 1
+    with pytest.raises(DistillationError, match=r"Handing cannot be built from .* unexpected keyword argument 'w'"):
+        from_config(config)
+
+
 @pytest.mark.parametrize("init_args", [None, {}])
 def test_arguments_may_be_left_out(init_args):
     config = {"class_path": "lightning_distilbert.objectives.SoftTargets", "init_args": init_args}

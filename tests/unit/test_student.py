@@ -35,6 +35,7 @@ def test_distilbert_equals_the_sliced_minilm():
     teacher = load_model(package.get_model_path())
     student = build_student(teacher, layers=3)
     assert student.config.initialised_from == [0, 2, 5]
+    assert student.config.initialised_depth == 6
     assert_sliced(student, teacher, [0, 2, 5], batch_of(30000, 40))
 
 

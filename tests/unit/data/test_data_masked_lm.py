@@ -227,6 +227,35 @@ def test_a_folder_is_split_by_the_names_of_its_texts(make, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        # as on the hub
+        (
+            ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "validation-00000-of-00001.parquet"],
+            {"train": 2, "validation": 1},
+        ),
+        (["train_1.txt", "test_1.txt", "notes.txt"], {"train": 1, "test": 1}),
+        (["wiki_train.txt", "wiki_dev.txt"], {"train": 1, "validation": 1}),
+        (["one.txt", "two.txt", "training.txt"], None),
+    ],
+)
+def test_no_text_of_another_split_is_trained_on(make, tmp_path, names, expected):
+    (tmp_path / "texts").mkdir()
+    for name in names:
+        (tmp_path / "texts" / name).write_text("a film")
+    found = make(tmp_path / "texts").splits()
+    counts = {split: len(paths) for split, paths in found.items()} if expected else found
+    assert counts == (expected or {"train": tmp_path / "texts"})
+
+
+def test_a_folder_of_which_only_some_names_are_those_of_splits_is_refused(make, tmp_path):
+    for name in ("a_hard_test.txt", "book1.txt", "book2.txt"):
+        (tmp_path / name).write_text("a film")
+    with pytest.raises(DistillationError, match=r"the splits \['test'\], none named train, and 'book1.txt' and 1 more"):
+        make(tmp_path).splits()
+
+
 def test_of_a_streamed_data_set_the_validation_split_is_read_once(make, tokenizer):
     import datasets
 
@@ -358,6 +387,10 @@ def test_a_student_learns_from_text(make, tokenizer_dir, tokenizer, streaming: b
         ({"validation_share": 0.1, "streaming": True}, "cannot be held out of a stream"),
         ({"buffer": 0}, "buffer=0 and num_proc=None have to be 1 or more"),
         ({"num_proc": 0}, "num_proc=0 have to be 1 or more"),
+        ({"mask_share": 15}, "mask_share=15: it is the share"),
+        ({"smoothing": -1.0}, "smoothing=-1.0: it has to be 0"),
+        ({"max_length": 11}, "min_length=12 is above max_length=11"),
+        ({"max_unknown": 7}, "max_unknown=7: it is a share"),
     ],
 )
 def test_options_out_of_range_are_refused(make, options, match: str):
@@ -380,7 +413,7 @@ def test_bad_input(make, folder, tmp_path, tokenizer, streaming: bool):
         (str(tmp_path / "missing.txt"), {}, "There is no file or folder"),
         ("no/corpus", {}, "There is no file or folder 'no/corpus'"),
         (tmp_path / "rows.jsonl", {}, r"there is no column 'text'. Its columns are \['body'\]"),
-        (folder, {"max_length": 2}, "max_length=2 leaves no room"),
+        (folder, {"max_length": 2, "min_length": 2}, "max_length=2 leaves no room"),
         (folder, {"max_length": 11}, "min_length=12 is above max_length=11"),
         (folder, {"mask_share": 0.0}, "mask_share=0.0"),
         (folder, {"smoothing": -1.0}, "smoothing=-1.0"),
@@ -446,3 +479,18 @@ def test_a_fit_tokenises_in_prepare_data(make, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 2
     assert make(streaming=True, cache_dir=tmp_path / "other").prepare_data() is None
     assert len(list((tmp_path / "other").iterdir())) == 1  # the validation split
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_a_tokenizer_that_does_not_serve_is_refused_before_anything_is_tokenised(make, tokenizer, tmp_path, whole_word):
+    match = "has no mask token"
+    if whole_word:
+        vocabulary = {
+            token: index for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film"])
+        }
+        tokenizer, match = BertTokenizer(vocab=vocabulary), "marks neither the beginnings of words"
+    else:
+        tokenizer.mask_token = None
+    with pytest.raises(DistillationError, match=match):
+        make(tokenizer=tokenizer, whole_word=whole_word).prepare_data()
+    assert not (tmp_path / "cache").exists()

@@ -14,6 +14,7 @@ from lightning_distilbert.data import corpus as module
 from lightning_distilbert.data.corpus import Corpus, Sequences, build_corpus, tokenizer_fingerprint
 from lightning_distilbert.data.text_files import Rows, text_parts
 from lightning_distilbert.errors import DistillationError
+from tests.tokenizers_of_kinds import make_tokenizers
 
 pytest.importorskip("datasets")
 
@@ -99,6 +100,18 @@ def test_packing_joins_whole_texts_of_a_document(tokenizer):
     tokens = Sequences(tokenizer, max_length=12, min_length=3, pack=True)(texts)["input_ids"]
     film = tokenizer.convert_tokens_to_ids("film")
     assert (tokens == film).sum() == 4 + 5 + 2 + 3 + 13 + 2
+
+
+@pytest.mark.parametrize("kind", ["bert-uncased", "roberta", "roberta-prefix", "xlm-roberta"])
+def test_packed_texts_are_parted_by_a_space(kind):
+    tokenizer = make_tokenizers()[kind]
+    texts = ["who was in", "the city tower", "", "the answer"]
+    made = Sequences(tokenizer, max_length=64, min_length=3, pack=True)(texts)
+    whole = [*tokenizer("who was in the city tower")["input_ids"], *tokenizer("the answer")["input_ids"]]
+    assert made["input_ids"].tolist() == whole
+    options = Sequences(tokenizer, min_length=3, pack=True).options()
+    assert options.get("glue") == (" " if kind == "roberta" else None)  # caches of before are of other tokens
+    assert "glue" not in Sequences(tokenizer, min_length=3).options()
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
@@ -204,11 +217,13 @@ def test_what_a_killed_build_left_is_removed_and_not_that_of_a_running_one(tmp_p
     shutil.rmtree(folder)
     dead = folder.with_name(f"{folder.name}.{module._builder()}{2**22 + 1}-x")
     alive = folder.with_name(f"{folder.name}.{module._builder()}{os.getppid()}-x")
-    for path in (dead, alive):
+    # of a machine whose name begins with that of this one
+    other = folder.with_name(f"{folder.name}.{module._builder()[:-1]}-{2**22 + 1}-{2**22 + 2}+1-x")
+    for path in (dead, alive, other):
         path.mkdir()
         (path / "tokens.arrow").write_bytes(b"half")
     build_corpus(text_parts(file), Sequences(tokenizer), tmp_path / "cache")
-    assert {path.name for path in folder.parent.iterdir()} == {folder.name, alive.name}
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, alive.name, other.name}
 
 
 def test_of_two_builds_at_once_both_get_the_corpus(tmp_path, tokenizer, file, monkeypatch):

@@ -159,6 +159,14 @@ def test_whole_words_are_drawn_together():
     )
 
 
+def test_what_never_ends_is_no_word():
+    begins = np.zeros(VOCABULARY, dtype=bool)  # a text without spaces: one word in all
+    row = np.full((1, 60), SPECIAL)
+    for length, number in ((60, 9), (12, 12)):
+        _, labels = masking(0.7, begins=begins)(row[:, :length], (0,))
+        assert (labels != IGNORED).sum() == number
+
+
 def test_smoothing_weighs_whole_words_too():
     begins = np.ones(VOCABULARY, dtype=bool)  # every token a word: the rates must be those of single tokens
     ids, _, labels = run(masking(0.7, begins=begins))
@@ -172,6 +180,10 @@ def test_smoothing_weighs_whole_words_too():
         ({"play": 0, "##ing": 1, "##": 2, "a": 3}, [True, False, False, True]),
         ({"\u0120play": 0, "ing": 1, ",": 2, "\u0120": 3}, [True, False, True, True]),
         ({"\u2581play": 0, "ing": 1, ".": 2}, [True, False, True]),
+        # GPT-2's vocabulary has a few such tokens, and is no WordPiece
+        ({"\u0120play": 0, "ing": 1, "####": 2, "\u0120a": 3}, [True, False, True, True]),
+        # no spaces are written there: pieces stand for themselves
+        ({"\u2581play": 0, "ing": 1, "東京": 2, "タワ": 3, "ไทย": 4}, [True, False, True, True, True]),
     ],
 )
 def test_beginnings_of_words_are_read_off_the_vocabulary(vocabulary, expected):

@@ -60,6 +60,11 @@ def test_parquet(tmp_path):
     (tmp_path / "c.parquet").write_bytes(b"no parquet")
     with pytest.raises(DistillationError, match=r"c\.parquet cannot be read as parquet"):
         texts(tmp_path / "c.parquet")
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[100:5000] = b"\xff" * 4900
+    (tmp_path / "d.parquet").write_bytes(data)
+    with pytest.raises(DistillationError, match=r"d\.parquet is damaged"):
+        texts(tmp_path / "d.parquet")
 
 
 def test_patterns_folders_and_lists(tmp_path):
@@ -129,6 +134,14 @@ def test_truncated_and_false_archives_are_refused(tmp_path, suffix: str):
         texts(path)
 
 
+def test_zstandard_may_look_far_back(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    far = zstandard.ZstdCompressionParameters.from_level(1, window_log=30)
+    compressor = zstandard.ZstdCompressor(compression_params=far).compressobj()
+    (tmp_path / "a.txt.zst").write_bytes(compressor.compress(b"one\ntwo") + compressor.flush())
+    assert texts(tmp_path / "a.txt.zst") == ["one", "two"]
+
+
 def test_several_frames_of_zstandard_are_one_text(tmp_path):
     compress = pytest.importorskip("zstandard").ZstdCompressor().compress
     (tmp_path / "a.txt.zst").write_bytes(compress(b"one\ntw") + compress(b"o\nthree"))
@@ -161,6 +174,8 @@ def test_bad_sources(tmp_path):
             texts(source)
     with pytest.raises(DistillationError, match="row 2: 'text' is '7', a int and not a string"):
         texts([{"text": "a"}, {"text": 7}])
+    with pytest.raises(DistillationError, match=r"row 2: '\\ud83d' in 'text' is one half of a character"):
+        texts([{"text": "\u00e9"}, {"text": "a \ud83d"}])
     write(tmp_path / "a.jsonl", "[1, 2]")
     with pytest.raises(DistillationError, match="is not a JSON object"):
         texts(tmp_path / "a.jsonl")

@@ -177,6 +177,7 @@ def test_words_beyond_the_maximum_length_and_texts_with_a_mask_stay(augmenter):
 
 def test_byte_level_vocabulary_with_spaces_in_its_tokens(tmp_path: Path):
     english = ["The great movie was dull", "a long story of the caf\u00e9 and the river", "great rivers, dull movies!"]
+    english += ["####"]  # becomes a token, and makes no WordPiece of the vocabulary
     bpe = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     bpe.train_from_iterator(english * 9, vocab_size=400, min_frequency=1, special_tokens=special, show_progress=False)
@@ -189,6 +190,7 @@ def test_byte_level_vocabulary_with_spaces_in_its_tokens(tmp_path: Path):
         max_position_embeddings=34, type_vocab_size=1, pad_token_id=1, initializer_range=0.5,
     )  # fmt: skip
     made = MaskedWords(RobertaForMaskedLM(config), tokenizer, n=40, p=1.0, k=100, precision="32-true")
+    assert "####" in tokenizer.get_vocab()
     assert made.max_length == 32  # two of the 34 positions are lost to the padding
     text = "Was the story (so great)  long?" + " river" * 40
     (variants,) = made.variants([text], [(0, 0)])

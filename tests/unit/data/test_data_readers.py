@@ -94,8 +94,9 @@ def test_a_star_column_drops_what_follows(tmp_path):
         ("a.jsonl", "", "holds no rows"),
         ("a.txt", "text\n", "suffix '.txt', of which the kind is not known"),
         ("a.tsv", b"text\n\xff\xfe\n", "cannot be read as UTF-8"),
-        ("a.tsv.gz", "not gzip", "cannot be read"),
-        ("a.tsv.gz", gzip.compress(b"text", mtime=0)[:10] + b"\x07" * 20, "cannot be read"),
+        ("a.tsv.gz", "not gzip", "is damaged or not what its suffix says"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}' * 999, mtime=0)[:-9], "is damaged or not what its suffix says"),
+        ("a.tsv.gz", gzip.compress(b"text", mtime=0)[:10] + b"\x07" * 20, "is damaged or not"),
         ("a.jsonl", '{"a": 1}\n{"a": "\\ud83d"}', r"a\.jsonl, line 2: '\\ud83d' is one half of a character"),
     ],
 )
@@ -162,3 +163,13 @@ def test_what_is_no_parquet_is_named(tmp_path):
     pytest.importorskip("pyarrow")
     with pytest.raises(DistillationError, match=r"a\.parquet cannot be read as parquet"):
         read_rows(write(tmp_path / "a.parquet", "nothing"))
+
+
+def test_a_damaged_parquet_is_named(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"text": [f"text {number}" for number in range(3000)]}), tmp_path / "a.parquet")
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[100:5000] = b"\xff" * 4900
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(DistillationError, match=r"a\.parquet is damaged"):
+        read_rows(tmp_path / "a.parquet")

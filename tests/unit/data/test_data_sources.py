@@ -16,6 +16,12 @@ def test_a_folder_gives_its_splits_by_their_usual_names(tmp_path):
     }
 
 
+def test_a_folder_as_on_the_hub(tmp_path):
+    for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet", "README.md"):
+        (tmp_path / name).write_text("x")
+    assert {split: path.name[:4] for split, path in open_splits(tmp_path).items()} == {"train": "trai", "test": "test"}
+
+
 def test_folder_errors(tmp_path):
     (tmp_path / "a.tsv").write_text("x")
     with pytest.raises(DistillationError, match=r"no file named after a split .* It has \['a.tsv'\]"):

@@ -11,10 +11,10 @@ from lightning_distilbert.signals import ModelFacts
 classes = pytest.mark.parametrize("kind", [Attention, HiddenStates])
 
 
-def pairs(kind, layers, student, teacher, initialised_from=None, **options):
+def pairs(kind, layers, student, teacher, initialised_from=None, depth=None, **options):
     objective = kind(layers=layers, **options)
     objective.build(
-        ModelFacts("the student", num_layers=student, initialised_from=initialised_from),
+        ModelFacts("the student", num_layers=student, initialised_from=initialised_from, initialised_depth=depth),
         ModelFacts("the teacher", num_layers=teacher),
     )
     return objective.pairs
@@ -52,6 +52,15 @@ def test_auto_follows_the_layers_that_were_copied_where_the_student_tells_them(k
     assert pairs(kind, "auto", 3, 6, initialised_from=(0, 1, 5)) == ((1, 1), (2, 2), (3, 6))
     for told in (None, (0, 5), (0, 1, 6)):  # of no teacher, or of one of another depth
         assert pairs(kind, "auto", 3, 6, initialised_from=told) == pairs(kind, "uniform", 3, 6)
+
+
+@classes
+def test_layers_of_a_model_of_another_depth_are_not_the_teacher_s(kind):
+    told = {"initialised_from": (0, 2, 5)}
+    assert pairs(kind, "auto", 3, 12, **told, depth=12) == ((1, 1), (2, 3), (3, 6))
+    assert pairs(kind, "auto", 3, 12, **told, depth=6) == pairs(kind, "uniform", 3, 12)
+    with pytest.raises(DistillationError, match=r"says \[0, 2, 5\] of 6\. Build the student from this teacher"):
+        pairs(kind, "initialised", 3, 12, **told, depth=6)
 
 
 def test_embeddings_are_one_more_pair_of_a_rule():
