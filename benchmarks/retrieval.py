@@ -6,9 +6,10 @@
 
 The teacher is all-MiniLM-L6-v2 (6 layers) as it is; the students are cut out of it (3 layers). "Distilled" learns the
 teacher's vectors, states and rankings on the texts of the corpus and the training pairs, and no label: it does not know
-which pair belongs together. The three below it start from there and take the same further steps on the training
-queries: without hard negatives, with those that the teacher finds, and with the margins of a cross-encoder trained here
-on these. No test query is seen, and no choice made by test scores. Each stage is stored; one that is stored is skipped.
+which pair belongs together. Those below it start from there and take the same further steps on the training
+queries: without hard negatives (and three times as many, which are as many texts), with those that the teacher finds,
+and with the margins of a cross-encoder trained here on these. No test query is seen, and no choice made by test scores.
+Each stage is stored; one that is stored is skipped.
 """
 
 import argparse
@@ -52,13 +53,14 @@ TITLES = {
     "cut": "student, 3 layers, cut and not trained",
     "distilled": "distilled, without labels",
     "longer": "and further steps",
+    "thrice": "and three times as many: the texts that negatives bring too",
     "mined": "and further steps, hard negatives",
     "margin": "and further steps, MarginMSE of a cross-encoder",
     "mpnet": "all-mpnet-base-v2, 12 layers",
     "mpnet-distilled": "student, 3 layers of MiniLM, distilled from mpnet",
 }
 STAGES = (
-    "bm25", "teacher", "cut", "distilled", "longer", "mine", "mined", "cross-encoder", "score", "margin",
+    "bm25", "teacher", "cut", "distilled", "longer", "thrice", "mine", "mined", "cross-encoder", "score", "margin",
     "mpnet", "mpnet-distilled",
 )  # fmt: skip
 MPNET = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
@@ -141,6 +143,10 @@ class Benchmark:
     def stage_longer(self):
         self.further("longer", self.rows(), negatives=0)
 
+    def stage_thrice(self):
+        # query, document and four negatives are three times as many texts a step as query and document
+        self.further("thrice", self.rows(), negatives=0, times=(NEGATIVES + 2) // 2)
+
     def stage_mine(self):
         mine_negatives(
             self.rows(), pretrained(), self.folder / "mined.jsonl", num_negatives=NEGATIVES, relative_margin=0.05,
@@ -192,9 +198,9 @@ class Benchmark:
             [self.train.query_ids[i] for i in chosen], self.train.document_ids,
         )  # fmt: skip
 
-    def further(self, system, train, negatives=NEGATIVES, terms=None):
+    def further(self, system, train, negatives=NEGATIVES, terms=None, times=1):
         train = self.folder / train if isinstance(train, str) else train
-        start, passes = self.folder / "distilled", self.settings["further"]
+        start, passes = self.folder / "distilled", times * self.settings["further"]
         self.student(system, train, passes, source=start, terms=terms, num_negatives=negatives, negative_choice="first")
 
 

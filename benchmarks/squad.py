@@ -57,7 +57,7 @@ TITLES = {
     "four-plain": "student, 4 layers, fine-tuned",
     "four": "student, 4 layers, distilled",
 }
-BOTH = ("teacher", "plain", "distilled")  # scored on v2 too
+BOTH = ("teacher", "plain", "distilled", "plain-faster", "faster")  # scored on v2 too
 BATCH = 32
 
 
