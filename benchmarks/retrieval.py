@@ -53,7 +53,7 @@ TITLES = {
     "cut": "student, 3 layers, cut and not trained",
     "distilled": "distilled, without labels",
     "longer": "and further steps",
-    "thrice": "and three times as many: the texts that negatives bring too",
+    "thrice": "and three times as many further steps",
     "mined": "and further steps, hard negatives",
     "margin": "and further steps, MarginMSE of a cross-encoder",
     "mpnet": "all-mpnet-base-v2, 12 layers",
