@@ -224,6 +224,8 @@ def trim(text: str, start: int, end: int) -> tuple[int, int]:
     """
     while end < len(text) and unicodedata.category(text[end]) in ("Mn", "Me"):
         end += 1
+    while 0 < start < end and unicodedata.category(text[start]) in ("Mn", "Me"):
+        start -= 1
     while start < end and text[start].isspace():
         start += 1
     while start < end and text[end - 1].isspace():

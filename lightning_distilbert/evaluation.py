@@ -42,7 +42,10 @@ def conclude(module: Any, split: str) -> dict[str, Tensor]:
     if not trainer.sanity_checking:
         if split == "val":
             chosen = {name.removeprefix(THRESHOLD): float(found[name]) for name in found if name.startswith(THRESHOLD)}
-            module.thresholds |= {name: value for name, value in chosen.items() if not math.isnan(value)}
+            before = module.thresholds
+            known = {name: before.get(name, value) if math.isnan(value) else value for name, value in chosen.items()}
+            if chosen:  # what this validation chose nothing for would be of other weights
+                module.thresholds = {name: value for name, value in known.items() if not math.isnan(value)}
         # while weights change, what an earlier evaluation of the other split found is of other weights
         kept = {} if trainer.state.fn == "fit" else module.scores
         others = {name: value for name, value in kept.items() if not name.startswith(f"{split}/")}

@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from tqdm.auto import tqdm
 
 from lightning_distilbert.data.readers import SUFFIXES, Row, iter_rows, kind_of, open_text
-from lightning_distilbert.data.writers import check_output, complete, write_rows
+from lightning_distilbert.data.writers import check_output, complete, finite, write_rows
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.placing import check_writable
 from lightning_distilbert.precision import auto_precision
@@ -72,6 +72,11 @@ def predict_file(
     path = check_output(output, overwrite, (".jsonl", ".ndjson", ".npy"), source)
     check_writable(path, "The answers", "--output")
     table = {"columns": columns, "header": header, "delimiter": delimiter}
+    if _has_lines(Path(source).expanduser(), delimiter) and (columns or header is not None):
+        raise DistillationError(
+            f"{source} is read with a text on each line, so that columns and header would have no effect. If it is a "
+            "table, pass its delimiter."
+        )
     first = next(_rows(source, **table), None)
     if first is None:
         raise DistillationError(f"{source} holds no rows.")
@@ -84,7 +89,8 @@ def predict_file(
         )
     names = _columns(module.task, text, first, source)
     _warn_of_blank_lines(source, delimiter)
-    count = _check(_rows(source, **table), names, None if vectors else field, source, _takes_words(module.task))
+    taken, mask = None if vectors else field, module.tokenizer.mask_token if _fills_masks(module.task) else None
+    count = _check(_rows(source, **table), names, taken, source, _takes_words(module.task), mask)
     mixed = (precision or auto_precision()) == "bf16-mixed"
 
     def answered() -> Iterator[tuple[Row, Any]]:
@@ -98,6 +104,11 @@ def predict_file(
             except DistillationError as error:
                 part = f"rows {done + 1} to {done + len(chunk)} (the first is entry 0)"
                 raise DistillationError(f"{source}, {part}: {error}") from error
+            if any(not finite(answer) for answer in answers):
+                raise DistillationError(
+                    f"{source}, rows {done + 1} to {done + len(chunk)}: {str(model)!r} answers with numbers that are "
+                    "not finite. Its weights are damaged, or training diverged."
+                )
             done += len(chunk)
             yield from zip(chunk, answers, strict=True)
 
@@ -149,6 +160,8 @@ def _columns(task: Task, text: Sequence[str] | None, first: Row, source: str | P
     names = list(text or task.fields)
     if _takes_words(task) and not text and "text" not in first and "tokens" in first:
         names = ["tokens"]
+    if len(names) > 1 and _takes_words(task):
+        raise DistillationError(f"--text names {names}, and {type(task).__name__} reads one text: name its column.")
     if len(names) > 2:
         raise DistillationError(f"--text names {len(names)} columns, {names}: give one, or the two of a pair.")
     missing = [name for name in names if name not in first]
@@ -158,7 +171,14 @@ def _columns(task: Task, text: Sequence[str] | None, first: Row, source: str | P
     return names
 
 
-def _check(rows: Iterator[Row], names: Sequence[str], field: str | None, source: str | Path, lists: bool) -> int:
+def _fills_masks(task: Task) -> bool:
+    """Tell whether each text has to hold a mask token."""
+    return task.auto_class == "AutoModelForMaskedLM"
+
+
+def _check(
+    rows: Iterator[Row], names: Sequence[str], field: str | None, source: str | Path, lists: bool, mask: str | None
+) -> int:
     """Count the rows, and refuse the first that cannot be answered."""
     number = 0
     for number, row in enumerate(tqdm(rows, desc="check", unit=" rows", delay=1, leave=False), start=1):
@@ -174,6 +194,8 @@ def _check(rows: Iterator[Row], names: Sequence[str], field: str | None, source:
                     f"{source}, row {number}: {name!r} is {str(value)[:60]!r}, a {type(value).__name__} and no text. "
                     "Mend or drop that row."
                 )
+        if mask is not None and not any(mask in row[name] for name in names):
+            raise DistillationError(f"{source}, row {number}: there is no {mask} in it to be filled in.")
     return number
 
 

@@ -40,21 +40,22 @@ def published(argument: str) -> str:
         argument: An argument of the command line.
 
     Example:
-        >>> published("teacher=/home/jane/runs/teacher"), published("/data/dev.tsv"), published("runs/student")
-        ('teacher=teacher', 'dev.tsv', 'runs/student')
+        >>> published("--models=teacher=/home/jane/teacher"), published("/data/dev.tsv"), published("runs/student")
+        ('--models=teacher=teacher', 'dev.tsv', 'runs/student')
     """
-    before, equals, value = argument.partition("=")
-    if Path(argument).is_absolute() or not equals:
-        before, equals, value = "", "", argument
-    path = Path(value).expanduser()
-    return f"{before}{equals}{path.name}" if path.is_absolute() else argument
+    parts = argument.split("=")
+    for place in range(len(parts)):
+        path = Path("=".join(parts[place:])).expanduser()
+        if path.is_absolute():
+            return "=".join([*parts[:place], path.name])
+    return argument
 
 
 def named_folders(given: Sequence[str]) -> dict[str, str]:
     """Read what ``--models`` was given.
 
     Args:
-        given: ``NAME=FOLDER``, or a folder alone, which is called by its own name.
+        given: ``NAME=FOLDER``, or a folder alone, which is called by its own name. What is a folder is taken for one.
 
     Returns:
         The folders by name.
@@ -69,7 +70,7 @@ def named_folders(given: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for item in given:
         name, equals, folder = item.partition("=")
-        if not equals:
+        if not equals or Path(item).expanduser().is_dir():  # a folder may have the sign in its name
             name, folder = Path(item).expanduser().resolve().name, item
         if not name.strip() or not folder.strip():
             raise DistillationError(f"--models {item!r}: write NAME=FOLDER, such as teacher=runs/teacher.")

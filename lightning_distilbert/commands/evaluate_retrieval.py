@@ -20,6 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = vars(_parser().parse_args(arguments))
     from lightning_distilbert.data.writers import check_output, complete
+    from lightning_distilbert.errors import DistillationError
     from lightning_distilbert.placing import check_writable
     from lightning_distilbert.report.table import Table
     from lightning_distilbert.retrieval.evaluate import check_fields, evaluate_retrieval
@@ -27,8 +28,10 @@ def main(arguments: Sequence[str]) -> None:
 
     source, ranker, run = options.pop("input"), options.pop("model"), options.pop("run", None)
     name, overwrite = options.pop("output", None), options.pop("overwrite", False)
-    output = None if name is None else check_output(name, overwrite, (".json",))
-    run = None if run is None else check_output(run, overwrite, (Path(run).suffix.lower(),))  # of any suffix
+    output = None if name is None else check_output(name, overwrite, (".json",), source)
+    run = None if run is None else check_output(run, overwrite, (Path(run).suffix.lower(),), source)  # of any suffix
+    if output is not None and run is not None and output.resolve() == run.resolve():
+        raise DistillationError(f"--output and --run are one file, {str(run)!r}: name two.")
     for path in (output, run):
         if path is not None:
             check_writable(path, "The scores", "--output or --run")

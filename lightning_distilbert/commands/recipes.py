@@ -54,6 +54,11 @@ def find_recipes(arguments: Sequence[str]) -> list[str]:
         if option in ("--config", "-c") and by_name and not path.exists():
             recipe = _recipe(path.name)
             argument = f"{prefix}={recipe}" if prefix else str(recipe)
+        elif option in ("--config", "-c") and "\n" not in value and path.is_file():
+            try:
+                path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise DistillationError(f"{value} is no UTF-8 text ({error}). Save it as UTF-8.") from error
         found.append(argument)
     return found
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -20,10 +22,13 @@ from lightning_distilbert.data.readers import Row, describe, read_rows
 from lightning_distilbert.data.resume import ResumableLoader
 from lightning_distilbert.data.sources import is_hub_name, load_hub, open_splits
 from lightning_distilbert.data.text_files import TEXT_SUFFIXES, TextFile, kind_of_text
+from lightning_distilbert.doctor import label_names
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import load_tokenizer, max_tokens
+from lightning_distilbert.folder import load_tokenizer, max_tokens, unused_positions
 
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("predict",)}
+TYPES = "token_type_ids"
+NO_LIMIT = 1 << 30
 
 
 class TextData(LightningDataModule):
@@ -93,6 +98,7 @@ class TextData(LightningDataModule):
         self._encoded: dict[str, Any] = {}
         self._encoded_for: Any = None
         self._teacher_vocabulary: Any = None
+        self._typed_tokenizer: tuple[Any, Any] | None = None  # the tokenizer as it is given, and with token types
 
     def prepare_data(self) -> None:
         """Download hub data sets, which Lightning does once per node before any process calls `setup`."""
@@ -149,7 +155,7 @@ class TextData(LightningDataModule):
     def depends_on(self) -> Any:
         """Return what the encoded rows depend on beside `source`: if it changes, they are made again."""
         tokenizer = self.get_tokenizer()
-        return _vocabulary(tokenizer), self.effective_max_length()
+        return _vocabulary(tokenizer), TYPES in tokenizer.model_input_names, self.effective_max_length()
 
     def splits(self) -> dict[str, Any]:
         """Return what `find_splits` found, once."""
@@ -236,8 +242,9 @@ class TextData(LightningDataModule):
         data = encode(self.get_tokenizer(), texts, pairs, self.effective_max_length(), extras, name=name)
         other = self.teacher_tokenizer() if train else None
         if other is not None:
-            longest = min(self.max_length, other.model_max_length)
-            data.teacher = encode(other, texts, pairs, longest, name=f"{name} for the teacher")
+            data.teacher = encode(other, texts, pairs, self.teacher_length(other), name=f"{name} for the teacher")
+        elif train:
+            self.check_teacher_length(data.lengths)
         return data
 
     def teacher_tokenizer(self) -> Any:
@@ -258,7 +265,66 @@ class TextData(LightningDataModule):
                 f"{type(self).__name__} has no tokenizer, and no module with one is attached. "
                 "Pass tokenizer=... (a folder, a hub name or an object)."
             )
-        return tokenizer
+        return self._typed(tokenizer)
+
+    def _typed(self, tokenizer: Any) -> Any:
+        """Let token types come along where the teacher reads them and the student's tokenizer gives none.
+
+        Without them a BERT takes both parts of a pair for the first; a DistilBERT is not shown them.
+        """
+        teacher = self._teacher()
+        if teacher is None or TYPES in getattr(tokenizer, "model_input_names", (TYPES,)):
+            return tokenizer
+        theirs = teacher.tokenizer
+        if theirs is None:  # a finished module
+            reads = getattr(teacher.config, "type_vocab_size", 0) > 1
+        else:
+            reads = TYPES in theirs.model_input_names and theirs.get_vocab() == tokenizer.get_vocab()
+        if not reads:
+            return tokenizer
+        if self._typed_tokenizer is None or self._typed_tokenizer[0] is not tokenizer:
+            typed = copy.deepcopy(tokenizer)  # the student's own is saved with it, and stays as it is
+            typed.model_input_names = [*tokenizer.model_input_names, TYPES]
+            self._typed_tokenizer = (tokenizer, typed)
+        return self._typed_tokenizer[1]
+
+    def _teacher(self) -> Any:
+        """Return the teacher of the attached `DistillationModule`, or None."""
+        return getattr(getattr(self.attached_module(), "distiller", None), "teacher", None)
+
+    def teacher_length(self, tokenizer: Any) -> int:
+        """Return `max_length`, or what the teacher's own tokenizer or positions allow where that is lower.
+
+        Args:
+            tokenizer: The teacher's.
+        """
+        return min(self.max_length, self._teacher_room(tokenizer))
+
+    def check_teacher_length(self, lengths: np.ndarray) -> None:
+        """Refuse rows that are longer than a teacher with the same tokenizer reads.
+
+        Args:
+            lengths: The tokens of each training row.
+
+        Raises:
+            DistillationError: If one is.
+        """
+        if self.teacher_tokenizer() is not None or not len(lengths):
+            return
+        longest, limit = int(lengths.max()), self._teacher_room(None)
+        if longest > limit:
+            raise DistillationError(
+                f"A training row has {longest} tokens, and the teacher reads {limit} at most. Set max_length={limit} "
+                "in the data, or take a teacher of longer texts."
+            )
+
+    def _teacher_room(self, tokenizer: Any) -> int:
+        config = getattr(self._teacher(), "config", None)
+        room = NO_LIMIT if tokenizer is None else int(tokenizer.model_max_length)
+        if isinstance(positions := getattr(config, "max_position_embeddings", None), int) and positions > 0:
+            unused = unused_positions(getattr(config, "model_type", None), getattr(config, "pad_token_id", None))
+            room = min(room, positions - unused)
+        return room
 
     def _check_module(self) -> None:
         """Refuse a task that reads other batches, and a teacher without its head, before anything is tokenised."""
@@ -293,6 +359,29 @@ class TextData(LightningDataModule):
                 f"The data has a tokenizer of its own, of {len(ours)} tokens, and the module one of {len(theirs)} with "
                 "other ids: the student would read another text. Leave tokenizer out of the data, or give the module "
                 "the same one."
+            )
+
+    def check_named(self, names: Sequence[str]) -> None:
+        """Refuse to take names for the outputs of a trained head that has none: the order would be a guess.
+
+        Args:
+            names: The names of the labels, which are known from the rows alone.
+
+        Raises:
+            DistillationError: If such a head is compared with them: a teacher's, or in an evaluation the model's.
+        """
+        module = self.attached_module()
+        teacher, student = self._teacher(), getattr(module, "student", None)
+        if getattr(getattr(self.trainer, "state", None), "fn", None) == "fit":
+            compared = teacher is not None and "logits" in module.distiller.requires
+            owner, config = (teacher.name, teacher.config) if compared else ("", None)
+        else:
+            trained = isinstance(student, PreTrainedModel) and not getattr(student.config, "fresh_head", False)
+            owner, config = ("the model", student.config) if trained and student is not None else ("", None)
+        if config is not None and label_names(config) is None and getattr(config, "id2label", None):
+            raise DistillationError(
+                f"The labels of the rows have the names {list(names)}, and the outputs of {owner} have none, so that "
+                "nobody says which is which. Name the labels in the order of its outputs: labels=[...]."
             )
 
     def attached_module(self) -> Any:

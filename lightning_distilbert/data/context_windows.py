@@ -6,6 +6,7 @@ Nothing here needs torch: the data of question answering and the runtime for dev
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -68,40 +69,45 @@ def context_windows(
     for start, stop in _chunks(contexts):
         asked, cut, lengths = _shorten(tokenizer, questions[start:stop], max_question_length)
         rooms = [max_length - special - length for length in lengths]
-        stride, narrow = doc_stride, _without_room(tokenizer, contexts[start:stop], rooms, doc_stride)
-        if narrow and shrink:
-            stride = max(0, min(rooms[place] for place in narrow) // 2)
-        place = next((place for place in narrow if rooms[place] <= stride), None)
+        narrow = _without_room(tokenizer, contexts[start:stop], rooms, doc_stride)
+        # each by its own room: how a text is read must not depend on its company
+        strides = {place: max(0, rooms[place] // 2) if shrink else doc_stride for place in narrow}
+        place = next((place for place in narrow if rooms[place] <= strides[place]), None)
         if place is not None:
             raise DistillationError(
                 f"{name}, row {start + place + 1}: beside its question, a window of max_length={max_length} has room "
-                f"for {max(rooms[place], 0)} tokens of the context, and doc_stride={stride} of them would be those "
-                "of the window before it. Raise max_length, or lower doc_stride or max_question_length."
+                f"for {max(rooms[place], 0)} tokens of the context, and doc_stride={strides[place]} of them would be "
+                "those of the window before it. Raise max_length, or lower doc_stride or max_question_length."
             )
-        encoded = tokenizer(
-            asked,
-            list(contexts[start:stop]),
-            truncation="only_second",
-            max_length=max_length,
-            stride=max(0, min(stride, max_length - special - 1)),  # what is more is refused, needed or not
-            return_overflowing_tokens=True,
-            return_attention_mask=False,
-        )
-        typed = "token_type_ids" in encoded
-        windows = []
-        spaces, of = np.zeros(0, dtype=np.int64), -1
-        for example, window in zip(encoded["overflow_to_sample_mapping"], encoded.encodings, strict=True):
-            if example != of:
-                spaces, of = _count_spaces(contexts[start + example]), example
-            belongs = window.sequence_ids
-            count = belongs.count(1)
-            begin = belongs.index(1) if count else len(belongs)
-            offsets = np.array(window.offsets, dtype=np.int32)
-            _hide_spaces(offsets[begin : begin + count], spaces)
-            ids = np.array(window.ids, dtype=np.int32)
-            types = np.array(window.type_ids, dtype=np.int8) if typed else None
-            windows.append(Window(ids, types, offsets, (begin, begin + count), start + example))
-        yield windows, stop - start, cut
+        found: list[list[Window]] = [[] for _ in range(stop - start)]
+        for stride in sorted({doc_stride, *strides.values()}):
+            places = [place for place in range(stop - start) if strides.get(place, doc_stride) == stride]
+            if not places:
+                continue
+            encoded = tokenizer(
+                [asked[place] for place in places],
+                [contexts[start + place] for place in places],
+                truncation="only_second",
+                max_length=max_length,
+                stride=max(0, min(stride, max_length - special - 1)),  # what is more is refused, needed or not
+                return_overflowing_tokens=True,
+                return_attention_mask=False,
+            )
+            typed = "token_type_ids" in encoded
+            spaces, of = np.zeros(0, dtype=np.int64), -1
+            for example, window in zip(encoded["overflow_to_sample_mapping"], encoded.encodings, strict=True):
+                place = places[example]
+                if place != of:
+                    spaces, of = _count_spaces(contexts[start + place]), place
+                belongs = window.sequence_ids
+                count = belongs.count(1)
+                begin = belongs.index(1) if count else len(belongs)
+                offsets = np.array(window.offsets, dtype=np.int32)
+                _hide_spaces(offsets[begin : begin + count], spaces)
+                ids = np.array(window.ids, dtype=np.int32)
+                types = np.array(window.type_ids, dtype=np.int8) if typed else None
+                found[place].append(Window(ids, types, offsets, (begin, begin + count), start + place))
+        yield list(itertools.chain.from_iterable(found)), stop - start, cut
 
 
 def _count_spaces(text: str) -> np.ndarray:
@@ -140,10 +146,17 @@ def _without_room(tokenizer: Any, contexts: Sequence[str], rooms: Sequence[int],
 
 def _shorten(tokenizer: Any, questions: Sequence[str], limit: int) -> tuple[list[str], int, list[int]]:
     """Cut questions after so many tokens; return them, how many were cut, and their lengths in tokens."""
-    encodings = tokenizer(list(questions), add_special_tokens=False, verbose=False).encodings
-    long = [len(encoding) > limit for encoding in encodings]
-    asked = [
-        question[: encoding.offsets[limit - 1][1]] if cut else question
-        for question, encoding, cut in zip(questions, encodings, long, strict=True)
-    ]
-    return asked, sum(long), [min(len(encoding), limit) for encoding in encodings]
+    asked = list(questions)
+    encodings = tokenizer(asked, add_special_tokens=False, verbose=False).encodings
+    lengths = [len(encoding) for encoding in encodings]
+    long = [place for place, length in enumerate(lengths) if length > limit]
+    for place in long:
+        offsets, last = encodings[place].offsets, limit
+        while last and offsets[last - 1][1] > offsets[last][0]:
+            last -= 1  # not in the middle of a character that is several tokens
+        asked[place] = asked[place][: offsets[last - 1][1]] if last else ""
+    # a word that was cut may have other pieces than it had
+    again = tokenizer([asked[place] for place in long], add_special_tokens=False, verbose=False) if long else None
+    for place, encoding in zip(long, again.encodings if again is not None else [], strict=True):
+        lengths[place] = len(encoding)
+    return asked, len(long), lengths

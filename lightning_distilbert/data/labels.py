@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ SINGLE, MULTI, REGRESSION = PROBLEM_TYPES = (
     "multi_label_classification",
     "regression",
 )
+WHOLE = re.compile(r"[+-]?\d+(\.0*)?", re.ASCII)
 IGNORED = -100  # what torch's cross-entropy leaves out
 
 
@@ -38,6 +40,8 @@ def as_index(value: Any) -> int | None:
         >>> as_index("1"), as_index(2.0), as_index(True), as_index("one"), as_index(0.5)
         (1, 2, 1, None, None)
     """
+    if isinstance(value, str) and not WHOLE.fullmatch(value.strip()):
+        return None  # float() takes "1_0" and "3e1" too, which are names
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -53,11 +57,13 @@ class LabelSet:
         problem_type: transformers' name of the kind.
         names: The names, in the order of the head's outputs; None where labels are numbers without names.
         num_labels: How many there are; 1 for regression.
+        indicator: Whether lists of labels are zeros and ones, one per label; None tells it by the rows.
     """
 
     problem_type: str
     names: tuple[str, ...] | None
     num_labels: int
+    indicator: bool | None = None
 
     @classmethod
     def derive(cls, values: Sequence[Any], problem_type: str, num_labels: int | None, where: str) -> LabelSet:
@@ -84,14 +90,16 @@ class LabelSet:
         known = [value for value in values if not is_missing(value)]
         if problem_type == MULTI:
             if known and is_indicator(known, num_labels):
-                return cls(problem_type, None, len(known[0]))
+                return cls(problem_type, None, len(known[0]), indicator=True)
             known = [item for value in known if not isinstance(value, str) for item in _items(value)]
         indices = [as_index(value) for value in known]
         if None not in indices:
             found = max((index for index in indices if index is not None), default=-1) + 1
             if not found and num_labels is None:
                 raise DistillationError(f"{where}: no row has a label, so their number is not known. Pass `labels`.")
-            return cls(problem_type, None, num_labels if num_labels is not None else found)
+            # another split is read as this one, whatever its rows look like
+            indicator = False if problem_type == MULTI and known else None
+            return cls(problem_type, None, num_labels if num_labels is not None else found, indicator)
         names = tuple(sorted({str(value) for value in known}))
         if num_labels is not None and len(names) != num_labels:
             raise DistillationError(
@@ -130,7 +138,7 @@ class LabelSet:
         if self.problem_type == SINGLE:
             return np.array([self._index(value, i, where) for i, value in enumerate(values, 1)], dtype=np.int64)
         known = [value for value in values if value is not None]
-        indicator = is_indicator(known, self.num_labels)
+        indicator = is_indicator(known, self.num_labels) if self.indicator is None else self.indicator
         matrix = np.zeros((len(values), self.num_labels), dtype=np.float32)
         for number, (row, value) in enumerate(zip(matrix, values, strict=True), start=1):
             if value is None:
@@ -139,6 +147,11 @@ class LabelSet:
                 raise DistillationError(
                     f"{where}, row {number}: {value!r} is one label where each row has a list of them. "
                     "Write lists (as JSON lines can), or use problem_type='single_label_classification'."
+                )
+            elif indicator and len(value) != self.num_labels:
+                raise DistillationError(
+                    f"{where}, row {number}: {value!r} has {len(value)} entries, and other rows have zeros and ones "
+                    f"for {self.num_labels} labels each."
                 )
             elif indicator:
                 row[:] = [float(item) for item in value]

@@ -156,6 +156,8 @@ class QuestionAnsweringData(TextData):
         windows = encode_windows(
             self.get_tokenizer(), questions, contexts, self.effective_max_length(), **self.window_options(), name=split
         )
+        if split == "train":
+            self.check_teacher_length(windows.lengths)
         if split == "predict" or all(found is None for found in answers):
             return windows.without_texts() if split == "train" else windows
         starts, ends, lost = label_windows(windows, _spans(answers, contexts))

@@ -248,7 +248,7 @@ class RerankingData(TextData):
 
     def _collate(self, train: bool = False) -> Any:
         other = self.teacher_tokenizer() if train else None
-        teacher = None if other is None else (PairTemplate.of(other), min(self.max_length, other.model_max_length))
+        teacher = None if other is None else (PairTemplate.of(other), self.teacher_length(other))
         template = PairTemplate.of(self.get_tokenizer())
         return JoinedBatches(
             super()._collate(train), template, self.effective_max_length(), teacher, self.pad_to_multiple_of, once=train

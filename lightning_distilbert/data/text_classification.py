@@ -189,7 +189,10 @@ class TextClassificationData(TextData):
             # the training split comes first; a split that has to have the column is refused when it is encoded
             values = column(self.read_split(split), self.label, self.where(split), optional=True)
             if values is not None:
-                return LabelSet.derive(values, kind, number, self.where(split))
+                found = LabelSet.derive(values, kind, number, self.where(split))
+                if found.names:
+                    self.check_named(found.names)
+                return found
         return None
 
     def _class_names(self, split: str) -> list[str] | None:

@@ -195,8 +195,9 @@ class TokenClassificationData(TextData):
         if other is not None:
             places = zip(data.extras["sentence"].tolist(), data.span.tolist(), strict=True)
             texts = [" ".join(sentences[number][first:end]) for number, (first, end) in places]
-            longest = min(self.max_length, other.model_max_length)
-            data.teacher = encode(other, texts, None, longest, name=f"{split} for the teacher")
+            data.teacher = encode(other, texts, None, self.teacher_length(other), name=f"{split} for the teacher")
+        elif split == "train":
+            self.check_teacher_length(data.lengths)
         return data
 
     # -- rows ----------------------------------------------------------------------------------------------------------
@@ -356,6 +357,7 @@ class TokenClassificationData(TextData):
         names = known or self.labels or next(filter(None, map(self._class_names, self.splits())), None)
         if not names:
             names = self._derived()
+            self.check_named(names)
         scheme_of(names)
         if number is not None and len(names) != number:
             raise DistillationError(

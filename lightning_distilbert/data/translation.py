@@ -309,7 +309,7 @@ class TranslationData(TextData):
         texts = encode(self.get_tokenizer(), pairs.texts, None, limit + 1, name=split)
         kept = (texts.lengths <= limit) & (translations.lengths <= longest)
         if other is not None:
-            theirs = min(self.max_length, other.model_max_length)
+            theirs = self.teacher_length(other)
             texts.teacher = encode(other, pairs.texts, None, theirs + 1, name=f"{split} for the teacher")
             kept &= texts.teacher.lengths <= theirs
         self._tell(kept, int((translations.lengths > longest).sum()), longest, limit)

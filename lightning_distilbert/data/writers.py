@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +34,9 @@ def check_output(
     """
     path = Path(output).expanduser()
     if path.suffix.lower() not in suffixes:
+        kind = "JSON lines: give it the suffix .jsonl" if ".jsonl" in suffixes else f"JSON: give it {suffixes[0]}"
         arrays = ", or vectors with the suffix .npy" if ".npy" in suffixes else ""
-        raise DistillationError(f"The output {str(output)!r} holds JSON lines: give it the suffix .jsonl{arrays}.")
+        raise DistillationError(f"The output {str(output)!r} holds {kind}{arrays}.")
     if path.is_dir():
         raise DistillationError(f"The output {str(output)!r} is a folder. Name a file in it.")
     if isinstance(source, (str, Path)) and path.exists() and Path(source).expanduser().resolve() == path.resolve():
@@ -57,7 +60,8 @@ def complete(path: Path) -> Iterator[Path]:
         A path beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    # a name of its own: of two runs that write the same file the last one wins, as a whole
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         yield partial
         partial.replace(path)
@@ -69,7 +73,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], output: str | Path) -> int:
     r"""Write rows as JSON lines; the file appears when it is complete, in the place of one that is there.
 
     Args:
-        rows: The rows. What JSON has no word for, such as a date, is written as text.
+        rows: The rows. What JSON has no word for, such as a date, is written as text, and NaN as null.
         output: The file.
 
     Returns:
@@ -84,6 +88,29 @@ def write_rows(rows: Iterable[Mapping[str, Any]], output: str | Path) -> int:
     count = 0
     with complete(Path(output).expanduser()) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            known = row if finite(row) else _without_nan(row)
+            file.write(json.dumps(known, ensure_ascii=False, default=str) + "\n")
             count += 1
     return count
+
+
+def finite(value: Any) -> bool:
+    """Tell whether all numbers in a value, its lists and its dicts are finite.
+
+    Example:
+        >>> finite({"a": [1, "nan", None]}), finite([float("nan")])
+        (True, False)
+    """
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(finite, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(finite, value))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return value if finite(value) else None

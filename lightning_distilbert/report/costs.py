@@ -38,7 +38,9 @@ class Start:
     peak_mb: float
 
 
-def measure_start(folder: str | Path, task: str, format: str, threads: int) -> Start:
+def measure_start(
+    folder: str | Path, task: str, format: str, threads: int, config: Mapping[str, Any] | None = None
+) -> Start:
     """Load a model in a fresh process and let it answer once.
 
     An ONNX artefact is run by `lightning_distilbert.deploy.runtime`, without torch; any other model through this
@@ -49,11 +51,13 @@ def measure_start(folder: str | Path, task: str, format: str, threads: int) -> S
         task: The name of its task's class.
         format: ``"transformers"``, or that of the artefact.
         threads: Threads of one call.
+        config: The task, as `Spec.to_config` describes it, where the folder does not say it.
 
     Raises:
         DistillationError: If the process fails.
     """
-    facts = {"folder": str(Path(folder).absolute()), "task": task, "format": format, "threads": threads}
+    facts: dict[str, Any] = {"folder": str(Path(folder).absolute()), "format": format, "threads": threads}
+    facts |= {"task": task, "config": config}
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "lightning_distilbert.report.costs", json.dumps(facts | {"began": time.time()})]
@@ -113,11 +117,14 @@ def main(facts: Mapping[str, Any]) -> None:
 
         from lightning_distilbert import load
         from lightning_distilbert.deploy import load_artefact
+        from lightning_distilbert.spec import from_config
 
         torch.set_num_threads(facts["threads"])
         times.append(time.time())
-        plain = facts["format"] == "transformers"
-        model = load(facts["folder"]) if plain else load_artefact(facts["folder"], facts["threads"])
+        if facts["format"] == "transformers":
+            model = load(facts["folder"], task=from_config(facts.get("config"), own_only=True))
+        else:
+            model = load_artefact(facts["folder"], facts["threads"])
         mask = model.tokenizer.mask_token
     times.append(time.time())
     text = f"{TEXT} {mask}" if facts["task"] == "MaskedLM" else TEXT

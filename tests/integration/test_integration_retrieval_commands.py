@@ -164,7 +164,10 @@ def test_mistakes_are_one_line(more: list[str], message: str, workplace: Path, c
 def test_mistakes_of_the_evaluation(workplace: Path, capsys: pytest.CaptureFixture[str]):
     good = ["evaluate-retrieval", "--input", "beir", "--model", "bm25"]
     assert "ndcg_at=0" in refused(capsys, *good, "--ndcg_at", "0")
-    assert "suffix" in refused(capsys, *good, "--output", "scores.txt")
+    assert "holds JSON: give it .json" in refused(capsys, *good, "--output", "scores.txt")
+    assert "are one file" in refused(capsys, *good, "--output", "a.json", "--run", "a.json")
+    pairs = ["evaluate-retrieval", "--input", "pairs.tsv", "--model", "bm25", "--overwrite"]
+    assert "is the input, which would be lost" in refused(capsys, *pairs, "--run", "pairs.tsv")
     assert "required: --input, --model" in refused(capsys, "evaluate-retrieval")
     Path("scores.json").write_text("precious")
     assert "is there already" in refused(capsys, *good, "--output", "scores.json")

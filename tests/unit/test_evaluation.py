@@ -190,6 +190,13 @@ def test_undefined_threshold_leaves_the_one_before_and_undefined_scores_are_none
     scores = conclude(held, "val")
     assert list(scores) == ["val/f1"]
     assert held.thresholds == {"x": 0.5, "y": math.inf}
+    # what is not chosen again belonged to other weights
+    again = holder(Fixed({"f1": nan, "threshold/x": torch.tensor(0.7)}), thresholds={"x": 0.5, "z": 0.1})
+    conclude(again, "val")
+    assert again.thresholds == {"x": pytest.approx(0.7)}
+    none = holder(Fixed({"f1": nan}), thresholds={"knowledge": 0.5})
+    conclude(none, "val")
+    assert none.thresholds == {"knowledge": 0.5}
     kept = findings(held)
     assert json.loads(json.dumps(kept, allow_nan=False)) == kept
     assert kept["metrics"] == {"val/f1": None}

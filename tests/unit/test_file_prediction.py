@@ -271,15 +271,45 @@ def test_broken_line_far_down_is_found_before_anything_is_answered(model, monkey
         predict()
 
 
-def test_row_that_the_task_refuses_is_found_in_the_file(tiny_mlm_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(file_prediction, "ROWS", 4)
+def test_row_that_the_task_refuses_is_found_before_anything_is_answered(tiny_mlm_dir: Path, monkeypatch):
     save(MaskedLM(), tiny_mlm_dir)
+    monkeypatch.setattr(DistillationModule, "predict", None)
     lines([{"text": "a [MASK]" if i != 6 else "a film"} for i in range(9)], "in.jsonl")
-    with pytest.raises(
-        DistillationError, match=r"in\.jsonl, rows 5 to 8 \(the first is entry 0\): Entry 2 has no \[MASK\]"
-    ):
+    with pytest.raises(DistillationError, match=r"in\.jsonl, row 7: there is no \[MASK\] in it"):
         predict()
     assert not Path("out.jsonl").exists()
+
+
+def test_error_of_the_model_names_the_rows(model: DistillationModule, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(file_prediction, "ROWS", 4)
+
+    def refuse(self: Any, texts: Any, *arguments: Any) -> Any:
+        raise DistillationError("Entry 2 is bad.")
+
+    monkeypatch.setattr(DistillationModule, "predict", refuse)
+    with pytest.raises(DistillationError, match=r"in\.jsonl, rows 1 to 4 \(the first is entry 0\): Entry 2 is bad"):
+        predict()
+
+
+def test_numbers_that_are_not_finite_are_no_answer(model: DistillationModule, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(DistillationModule, "predict", lambda self, texts, *_: [{"score": float("nan")}] * len(texts))
+    with pytest.raises(DistillationError, match=r"rows 1 to 11: 'model' answers with numbers that are not finite"):
+        predict()
+
+
+def test_two_columns_are_no_list_of_words(tiny_bert_dir: Path):
+    save(TokenClassification(labels=["O", "B-X"]), tiny_bert_dir)
+    with pytest.raises(DistillationError, match=r"names \['text', 'other'\], and TokenClassification reads one text"):
+        predict(text=["text", "other"])
+
+
+def test_options_of_tables_are_not_for_lines(model: DistillationModule):
+    Path("in.txt").write_text("a film\t7\n")
+    with pytest.raises(
+        DistillationError, match=r"in\.txt is read with a text on each line, so that columns and header"
+    ):
+        predict("in.txt", columns=["text", "id"])
+    assert predict("in.txt", columns=["text", "id"], delimiter="\t")[0]["id"] == "7"
 
 
 def test_folder_that_is_no_model(model):

@@ -8,6 +8,7 @@ import pytest
 
 from lightning_distilbert import load
 from lightning_distilbert.cli import main
+from lightning_distilbert.commands.compare import named_folders
 from lightning_distilbert.report.compared import Comparison
 from tests.students import labelled, save_classifier
 
@@ -48,6 +49,12 @@ def test_comparison_is_printed_and_written(workplace: Path, capsys: pytest.Captu
     assert str(workplace) not in (workplace / "out" / "comparison.html").read_text(encoding="utf-8")
     assert found.evaluation == "rows.tsv"
     assert all((workplace / "out" / f"comparison.{suffix}").stat().st_size for suffix in ("json", "md", "html"))
+
+
+def test_a_folder_may_have_the_sign_of_a_name_in_its_own(tmp_path: Path):
+    folder = tmp_path / "lr=0.001" / "student"
+    folder.mkdir(parents=True)
+    assert named_folders([str(folder), f"other={folder}"]) == {"student": str(folder), "other": str(folder)}
 
 
 def test_without_output_nothing_is_written(workplace: Path, made: Path, capsys: pytest.CaptureFixture[str]):

@@ -106,6 +106,7 @@ def test_scores_are_finite_numbers_or_none():
     [
         (["b", "a", None, "b"], SINGLE, ("a", "b"), 2),
         (["0", "2"], SINGLE, None, 3),
+        (["1_0", "3e1", "\u0661"], SINGLE, ("1_0", "3e1", "\u0661"), 3),  # float() takes them for numbers
         ([["x"], ["y", "x"]], MULTI, ("x", "y"), 2),
         ([[0], [3, 1]], MULTI, None, 4),
         ([[0, 1, 1], [0, 0, 1]], MULTI, None, 3),
@@ -114,7 +115,17 @@ def test_scores_are_finite_numbers_or_none():
     ],
 )
 def test_labels_are_found_in_the_rows(values, kind, names, number):
-    assert LabelSet.derive(values, kind, None, "here") == LabelSet(kind, names, number)
+    found = LabelSet.derive(values, kind, None, "here")
+    assert (found.problem_type, found.names, found.num_labels) == (kind, names, number)
+
+
+def test_lists_of_labels_are_read_alike_in_every_split():
+    numbers = LabelSet.derive([[0], [1], [0, 1], []], MULTI, None, "train")
+    assert numbers.encode([[0, 1], [1, 0]], "dev").tolist() == [[1, 1], [1, 1]]
+    ones = LabelSet.derive([[0.0, 1.0], [1.0, 1.0]], MULTI, None, "train")
+    assert ones.encode([[0, 1], [1, 0]], "dev").tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(DistillationError, match=r"dev, row 2: \[1\] has 1 entries, and other rows have zeros and ones"):
+        ones.encode([[0, 1], [1]], "dev")
 
 
 def test_the_number_of_labels_decides_and_contradictions_are_told():

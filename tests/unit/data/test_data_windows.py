@@ -100,6 +100,29 @@ def test_a_long_question_is_cut_with_a_warning():
     assert texts == ["[CLS] who is at the tower [SEP] city [SEP]", "[CLS] who [SEP] city [SEP]"]
 
 
+@pytest.mark.parametrize("limit", [3, 4, 5, 8])
+def test_a_question_is_cut_between_characters(limit: int):
+    tokenizer = TOKENIZERS["roberta"]  # an emoji is four tokens of bytes
+    question, room = "\U0001f9a9" * 9, 6
+    length = tokenizer.num_special_tokens_to_add(pair=True) + 4 * (limit // 4) + room
+    with pytest.warns(UserWarning, match="1 questions of more than"):
+        windows = encode_windows(tokenizer, [question], ["the city"], length, 2, limit)
+    asked = [
+        tokenizer.decode(row["input_ids"]).count("\U0001f9a9") for row in map(windows.__getitem__, range(len(windows)))
+    ]
+    assert set(asked) == {limit // 4}
+
+
+def test_how_a_text_is_read_does_not_depend_on_its_company():
+    asked = [("who", "city tower " * 9), ("who is at the tower built in the city", "city " * 30), ("who", "city")]
+    options = {"max_length": 24, "doc_stride": 18, "shrink": True}
+    together = encode_windows(BERT, *map(list, zip(*asked, strict=True)), **options)
+    alone = [encode_windows(BERT, [question], [context], **options) for question, context in asked]
+    assert len(together) == sum(map(len, alone)) > len(asked)
+    rows = [together[row]["input_ids"].tolist() for row in range(len(together))]
+    assert rows == [one[row]["input_ids"].tolist() for one in alone for row in range(len(one))]
+
+
 def test_a_window_without_room_is_refused_and_the_question_named():
     questions, contexts = ["who", "who is at the tower built"], ["city", "city " * 8]
     with pytest.raises(DistillationError, match=r"dev, row 2: .*max_length=15 has room for 6 .*doc_stride=6"):

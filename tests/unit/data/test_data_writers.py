@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,22 @@ def test_rows_appear_when_they_are_complete(tmp_path: Path):
 def test_dates_are_written_as_text(tmp_path: Path):
     write_rows([{"day": datetime.date(2024, 1, 31)}], tmp_path / "a" / "b.jsonl")
     assert json.loads((tmp_path / "a" / "b.jsonl").read_text()) == {"day": "2024-01-31"}
+
+
+def test_of_two_runs_that_write_one_file_the_last_wins_as_a_whole(tmp_path: Path):
+    path = tmp_path / "new.jsonl"
+    with complete(path) as first:
+        first.write_text("first")
+        with complete(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_number_is_null(tmp_path: Path):
+    write_rows([{"a": math.nan, "b": [1.0, {"c": math.inf}], "d": 2.0}], tmp_path / "a.jsonl")
+    assert (tmp_path / "a.jsonl").read_text() == '{"a": null, "b": [1.0, {"c": null}], "d": 2.0}\n'
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

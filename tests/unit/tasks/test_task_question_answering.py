@@ -349,6 +349,7 @@ def test_the_same_words_in_bfloat16():
     [
         ("a cafe\u0301 here", (1, 6), "cafe\u0301"),
         ("the  city ", (3, 10), "city"),
+        ("cafe\u0301s", (4, 6), "e\u0301s"),
         ("\u2764\ufe0f yes", (0, 1), "\u2764\ufe0f"),
         ("city", (0, 4), "city"),
         ("   ", (0, 3), ""),
