@@ -264,3 +264,9 @@ def test_weights_alone_are_no_checkpoint_to_evaluate(tiny_teacher_dir: Path, cap
     assert "has no 'state_dict', it holds ['weight']" in refused(capsys, *given, command="validate")
     torch.save({"state_dict": {}}, "weights.ckpt")
     assert "'weights.ckpt' is a checkpoint of another module" in refused(capsys, *given, command="test")
+
+
+def test_recipe_that_is_no_utf_8_is_one_line(capsys: pytest.CaptureFixture[str]):
+    Path("latin.yaml").write_bytes("# caf\u00e9\nseed_everything: 0\n".encode("latin-1"))
+    for given in (["--config", "latin.yaml"], ["--config=latin.yaml"]):
+        assert "latin.yaml is no UTF-8 text" in refused(capsys, *given)

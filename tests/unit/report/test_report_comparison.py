@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lightning_distilbert import TextClassificationData, TranslationData, load
 from lightning_distilbert.deploy.evaluation_data import open_evaluation
 from lightning_distilbert.deploy.verify import scores
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.report import comparison
+from lightning_distilbert.report import comparison, costs
 from lightning_distilbert.report.bootstrap import paired_bootstrap
 from lightning_distilbert.report.compared import Comparison
 from lightning_distilbert.report.comparison import compare, retained
@@ -90,6 +91,21 @@ def test_cold_starts_are_the_medians_of_turns(student: Path, rows: Any, monkeypa
     assert [turn[0] for turn in turns] == [student, student] * 3
     assert turns[0][1:] == ("TextClassification", "transformers", 1)
     assert (found["a"].cold_start_s, found["b"].cold_start_s, found["b"].peak_memory_mb) == (3.0, 4.0, 40.0)
+
+
+def test_the_process_that_starts_cold_is_told_what_a_folder_does_not_say(tmp_path: Path, capsys):
+    tagger = TASKS["tokens"][0](tmp_path)
+    module = load(tagger)
+    bare = tmp_path / "bare"
+    config = module.student.config
+    config.id2label = {number: f"LABEL_{number}" for number in range(config.num_labels)}
+    module.student.save_pretrained(bare)
+    module.tokenizer.save_pretrained(bare)
+    facts = {"folder": str(bare), "task": "TokenClassification", "format": "transformers", "threads": 1, "began": 0.0}
+    with pytest.raises(DistillationError, match="names"):
+        costs.main(facts)
+    costs.main({**facts, "config": comparison._described(load(tagger).task)})
+    assert json.loads(capsys.readouterr().out)["seconds"] > 0
 
 
 def test_options_change_the_result(student: Path, teacher: Path, rows: list[dict[str, Any]]):
