@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -53,6 +54,8 @@ PAGES = sorted(path for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
 SHELLS = {"bash", "sh", "shell", "console"}
 RUN = {"lightning-distilbert", "python", "ls", "cat", "head", "test", "mkdir"}
 SHOWN = {"git", "cd", "source"}
+OURS = "lightning-distilbert"
+SHELL_SIGNS = set("|&;<>$`*?#~")
 
 FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,})\s*(?P<language>[\w+-]*)")
 SKIP = re.compile(r"^\s*<!--\s*skip-test\s*(?::\s*(?P<reason>.*?))?\s*-->\s*$")
@@ -179,11 +182,21 @@ def _as_source(code: str) -> str:
 def run_steps(steps: list[dict[str, Any]], page: str) -> None:
     """Run a page's steps in this process and the current folder; the first failure raises."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
+    # half of the time of a short command is its imports: a server that has them forks for each command
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["torch", "transformers", "pytorch_lightning", "torchmetrics", "jsonargparse"])
     for step in steps:
         code, line = step["code"], step["line"]
         print(f"--- {page}:{line}", flush=True)
         if step["language"] != "python":
-            subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True, stdin=subprocess.DEVNULL)
+            for command in code.splitlines():
+                if (words := shlex.split(command, comments=True))[:1] == [OURS] and not SHELL_SIGNS & set(command):
+                    process = server.Process(target=run_ours, args=(words[1:],))
+                    process.start()
+                    process.join()
+                    assert not process.exitcode, f"{command!r} ended with exit status {process.exitcode}"
+                else:
+                    subprocess.run(["bash", "-euo", "pipefail", "-c", command], check=True, stdin=subprocess.DEVNULL)
         elif code.lstrip().startswith(">>>"):
             test = doctest.DocTestParser().get_doctest(code, namespace, page, page, line)
             options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
@@ -193,6 +206,14 @@ def run_steps(steps: list[dict[str, Any]], page: str) -> None:
         else:
             # the empty lines make a traceback name the line of the page
             exec(compile("\n" * line + code, page, "exec"), namespace)
+
+
+def run_ours(arguments: list[str]) -> None:
+    """Run our command line as its script does."""
+    from lightning_distilbert.cli import main
+
+    sys.argv = [str(Path(sys.executable).with_name(OURS)), *arguments]
+    main()
 
 
 def run_page(page: Path, folder: Path, teacher: Path, mlm: Path) -> subprocess.CompletedProcess[str]:
