@@ -155,6 +155,7 @@ class AttentionScores(Sequence[Tensor]):
         queries: One tensor of shape ``(batch, heads, sequence, head_width)`` a layer.
         keys: The same.
         rotations: For rotary embeddings the cosines and sines that each layer turns queries and keys by.
+        mask: Where there are tokens, if scores of padding are to be zeros; see `at_tokens`.
 
     Example:
         >>> import torch
@@ -164,11 +165,24 @@ class AttentionScores(Sequence[Tensor]):
     """
 
     def __init__(
-        self, queries: Sequence[Tensor], keys: Sequence[Tensor], rotations: Sequence[Rotation] | None = None
+        self,
+        queries: Sequence[Tensor],
+        keys: Sequence[Tensor],
+        rotations: Sequence[Rotation] | None = None,
+        mask: Tensor | None = None,
     ) -> None:
         self.queries = queries
         self.keys = keys
         self.rotations = rotations
+        self.mask = mask
+
+    def at_tokens(self, mask: Tensor | None) -> AttentionScores:
+        """Return the same scores with zeros where query or key is padding.
+
+        Args:
+            mask: Of shape ``(batch, sequence)``, True at real tokens. None changes nothing.
+        """
+        return AttentionScores(self.queries, self.keys, self.rotations, mask)
 
     def __len__(self) -> int:
         """Return the number of layers."""
@@ -185,6 +199,10 @@ class AttentionScores(Sequence[Tensor]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         queries, keys = self.queries[index], self.keys[index]
+        if self.mask is not None:
+            # a NaN in the padding would reach real tokens in the backward of the product, as 0 times NaN
+            padding = ~self.mask.bool()[:, None, :, None]
+            queries, keys = queries.masked_fill(padding, 0.0), keys.masked_fill(padding, 0.0)
         if self.rotations is not None:
             queries, keys = rotate(queries, keys, self.rotations[index])
         # scaled first: under float16 the product could overflow before it is scaled

@@ -55,7 +55,7 @@ class DistillationLoss(CallbackBase):
         student: The path of the student in the LightningModule, such as ``"model"``; or a mapping from signal to path
             where encoder and head are apart: ``{"hidden_states": "encoder", "logits": "classifier"}``. None takes the
             one transformers model in it.
-        objectives: A preset's name, one objective, or several.
+        objectives: A preset's name, one objective, or several, which are copied: `distiller.objectives` are the copies.
         task_weight: The weight of the loss that the module itself returns. None takes the preset's, or 1.
         pooling: How the student's sentence embedding is pooled, for objectives that need one.
 
@@ -86,6 +86,7 @@ class DistillationLoss(CallbackBase):
         self._wrapped: Any = None  # the module whose training_step is wrapped
         self._replaced: Any = None  # what stood in its instance dictionary before
         self._hooks: list[RemovableHandle] = []
+        self._later: dict[str, Tensor] = {}  # weights of projections that no fit has asked for yet
         self._resume = ResumePoint()
 
     # -- mounting ------------------------------------------------------------------------------------------------------
@@ -127,6 +128,8 @@ class DistillationLoss(CallbackBase):
         if self.distiller.mismatch is None:
             self.distiller.compare_vocabularies(doctor.check_vocabulary_sizes, student_config, config)
         self.distiller.build(pl_module)
+        self.distiller.load_projections(self._later)
+        self._later = {}
         self.distiller.label_order = None
         if "logits" in self.distiller.requires and has_labels(teacher.model):
             data_labels = getattr(getattr(trainer.datamodule, "label_set", None), "names", None)
@@ -296,17 +299,27 @@ class DistillationLoss(CallbackBase):
             trainer: The Trainer.
             pl_module: The LightningModule.
             checkpoint: The checkpoint being loaded.
+
+        Raises:
+            DistillationError: If a fit with projections is to resume one that had no such callback.
         """
+        resumes = trainer.state.fn == "fit" and "optimizer_states" in checkpoint
+        projected = any(True for _ in self.distiller.objectives.parameters())
+        if resumes and projected and self.state_key not in checkpoint.get("callbacks", {}):
+            raise DistillationError(
+                "The checkpoint is one of a run without DistillationLoss: its optimizer knows nothing of the "
+                "projections that these objectives brought. Begin a new fit from the weights alone "
+                "(load_from_checkpoint, without ckpt_path), or take objectives without projections."
+            )
         self._resume.load(trainer, checkpoint.get(RESUME_KEY))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the projections, for resuming."""
-        return {
-            "objectives": {key: value.detach().cpu() for key, value in self.distiller.objectives.state_dict().items()}
-        }
+        kept = self._later or self.distiller.objectives.state_dict()
+        return {"objectives": {key: value.detach().cpu() for key, value in kept.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the projections.
+        """Restore the projections; outside of a fit they are kept for the next one, which makes them.
 
         Args:
             state_dict: What `state_dict` returned.
@@ -314,6 +327,9 @@ class DistillationLoss(CallbackBase):
         Raises:
             DistillationError: If they are of other objectives.
         """
+        if self._wrapped is None:  # evaluation loads a checkpoint too
+            self._later = dict(state_dict["objectives"])
+            return
         try:
             self.distiller.objectives.load_state_dict(state_dict["objectives"])
         except RuntimeError as error:

@@ -31,9 +31,14 @@ def is_cross_encoder(model: nn.Module) -> bool:
         >>> is_cross_encoder(BertForSequenceClassification(BertConfig(**sizes, num_labels=1)))
         True
     """
+    return _outputs(model) == 1
+
+
+def _outputs(model: nn.Module) -> int | None:
+    """Return the number of outputs of a sequence classifier; None of another model."""
     model = unwrap(model)
     classifier = isinstance(model, PreTrainedModel) and type(model).__name__.endswith("ForSequenceClassification")
-    return classifier and getattr(model.config, "num_labels", None) == 1
+    return getattr(model.config, "num_labels", None) if classifier else None
 
 
 def pair_template(
@@ -50,10 +55,16 @@ def pair_template(
         None if no objective compares the scores of candidates, or the teacher is no cross-encoder.
 
     Raises:
-        DistillationError: If another objective asks a cross-encoder for what it does not have, or its tokenizer is not
-            known.
+        DistillationError: If another objective asks a cross-encoder for what it does not have, its tokenizer is not
+            known, or the teacher is a classifier of several labels.
     """
     ranking = [objective for objective in objectives if isinstance(objective, CandidateScores)]
+    if ranking and teacher.paths == "" and (outputs := _outputs(teacher.model) or 1) > 1:
+        raise DistillationError(
+            f"The teacher {teacher.name} is a sequence classifier with {outputs} outputs, and "
+            f"{type(ranking[0]).__name__} takes scores of a cross-encoder, which has one, or vectors of an encoder. "
+            "Take one of these; if its vectors are meant, save its encoder alone (model.base_model.save_pretrained)."
+        )
     if teacher.paths != "" or not is_cross_encoder(teacher.model):
         return None
     if not ranking:

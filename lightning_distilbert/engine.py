@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import EncoderDecoderModel, PreTrainedModel
 
@@ -33,7 +35,7 @@ class Distiller:
 
     Args:
         teacher: The frozen teacher.
-        objectives: The terms.
+        objectives: The terms. They are copied: the projections that this engine makes are no other's.
         student: Where the student's signals come from, as in `Taps`.
         pooling: How the student's sentence embedding is pooled.
         task_weight: The weight :math:`w_0` of the task loss.
@@ -62,7 +64,7 @@ class Distiller:
         task_weight: float | Schedule = 1.0,
     ) -> None:
         self.teacher = teacher
-        self.objectives = nn.ModuleList(objectives)
+        self.objectives = nn.ModuleList(copy.deepcopy(list(objectives)))
         self.student = student
         self.pooling = pooling
         check_number("task_weight=...", task_weight, positive=False)
@@ -142,6 +144,25 @@ class Distiller:
         for objective in self.parts:
             objective.build(student, teacher)
         self.teacher.open_cache(wanted, self._layers_compared())
+
+    def load_projections(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with the projections of an earlier fit; one that does not fit begins anew, with a warning.
+
+        Args:
+            weights: Weights of the objectives, by name.
+        """
+        own = self.objectives.state_dict()
+        misfits = [name for name in weights if name not in own or own[name].shape != weights[name].shape]
+        # the bias of a projection says nothing without its matrix
+        owners = {name.rpartition(".")[0] for name in misfits}
+        fitting = {name: value for name, value in weights.items() if name.rpartition(".")[0] not in owners}
+        self.objectives.load_state_dict(fitting, strict=False)
+        if misfits:
+            rank_zero_warn(
+                f"The checkpoint holds {len(owners)} projections that do not fit these objectives, this teacher and "
+                f"this student, such as {misfits[0]!r} of shape {tuple(weights[misfits[0]].shape)}: they are left out, "
+                "and what projections there are in their place begin anew."
+            )
 
     def _layers_compared(self) -> set[int] | None:
         """The teacher's hidden states that some objective compares; None if one does not say."""

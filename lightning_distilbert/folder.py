@@ -28,8 +28,16 @@ from lightning_distilbert.placing import placed
 from lightning_distilbert.spec import to_plain
 
 Pooling = Literal["mean", "cls"]
-# RoBERTa's kind counts positions from pad_token_id + 1, so that many rows of its table are never used
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
+SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
+# RoBERTa's kind counts positions from pad_token_id + 1, so that many rows of its table are never used (a rotary ESM has
+# no table, and was trained on as many tokens fewer all the same)
+OFFSET_POSITIONS = (
+    "roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm", "xlm-roberta-xl",
+    "data2vec-text", "ibert", "xmod", "luke", "lilt", "layoutlmv3", "markuplm", "esm",
+)  # fmt: skip
+# tokens of a text where nothing limits them: far less than the 1e30 of a tokenizer that states no length, which is
+# more than its backend counts to
+NO_LIMIT = 2**20
 # traces of how a tokenizer was loaded and last called; a call's truncation in a file would cut other people's texts
 CALL_TRACES = (
     "is_local", "local_files_only", "max_length", "stride", "truncation_strategy", "pad_to_multiple_of",
@@ -40,7 +48,7 @@ MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "*.model", "chat_template*", "modules.json", "sentence_bert_config.json",
-    "config_sentence_transformers.json", "1_Pooling", "2_Normalize", "target_tokenizer",
+    SENTENCE_TRANSFORMERS, "1_Pooling", "2_Normalize", "target_tokenizer",
 )  # fmt: skip
 
 
@@ -147,9 +155,11 @@ def max_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> in
         model: The model.
     """
     config = _reader(model)
-    positions = int(getattr(config, "max_position_embeddings", tokenizer.model_max_length))
-    positions -= unused_positions(config.model_type, getattr(config, "pad_token_id", None))
-    return min(int(tokenizer.model_max_length), positions)
+    limit = min(int(tokenizer.model_max_length), NO_LIMIT)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:  # T5's kind has no table of them
+        return limit
+    return min(limit, int(positions) - unused_positions(config.model_type, getattr(config, "pad_token_id", None)))
 
 
 def unused_positions(model_type: str | None, pad_token_id: Any) -> int:
@@ -197,7 +207,7 @@ def save_student(
         max_length: The longest input in tokens; None is what tokenizer and positions allow.
         details: Plain values to keep under the key ``lightning_distilbert`` of config.json.
         overwrite: Whether a folder that is there may be replaced.
-        beside: Writes what else belongs to the model, into the folder that it is given.
+        beside: Writes what else belongs to the model, into the folder that it is given, when all else is there.
 
     Returns:
         The folder.
@@ -223,10 +233,10 @@ def save_student(
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config.pop("fresh_head", None)  # it spoke of the student as it was built
         _write_json(folder / "config.json", config if extra is None else config | {"lightning_distilbert": extra})
-        if beside is not None:
-            beside(folder)
         if pooling is not None:
             _write_sentence_transformers(folder, pooling, normalize, max_length or longest, student.config.hidden_size)
+        if beside is not None:
+            beside(folder)
     return target
 
 
@@ -312,7 +322,7 @@ def _write_sentence_transformers(folder: Path, pooling: str, normalize: bool, ma
         "pytorch": str(torch.__version__),
     }
     _write_json(
-        folder / "config_sentence_transformers.json",
+        folder / SENTENCE_TRANSFORMERS,
         {"__version__": versions, "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},
     )
 

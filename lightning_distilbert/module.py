@@ -43,7 +43,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
         teacher: A folder, a hub name, a `Teacher` or a finished model; None trains without distillation.
         student: How the student is made: a `Student`, a folder or hub name, or a finished model. None cuts half of the
             teacher's layers out of it.
-        objectives: A preset's name, one objective, or several. ``"default"`` takes the task's own preset.
+        objectives: A preset's name, one objective, or several, which are copied. ``"default"`` takes the task's preset.
         task_weight: The weight of the task's own loss. None takes the preset's, or 1.
         learning_rate: The peak learning rate of AdamW.
         weight_decay: Its weight decay, on weight matrices only.
@@ -134,10 +134,8 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
         self.objectives: nn.ModuleList = nn.ModuleList()
         self.task_weight: float | Schedule = 1.0 if task_weight is None else task_weight
         if teacher is not None:
-            name = (
-                self.task.default_objectives if isinstance(objectives, str) and objectives == "default" else objectives
-            )
-            preset = resolve_objectives(from_config(name))
+            default = isinstance(objectives, str) and objectives == "default"
+            preset = resolve_objectives(from_config(self.task.default_objectives if default else objectives))
             self.task_weight = preset.task_weight if task_weight is None else task_weight
             self.distiller = Distiller(teacher, preset.objectives, "", self.task.pooling, self.task_weight)
             self.objectives = self.distiller.objectives  # registered here, so that projections are trained and saved
@@ -169,6 +167,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
             stage: The Trainer's stage; only ``"fit"`` needs the teacher.
         """
         checkpoints.guard(self._trainer)
+        DistillationModule.on_fit_end(self)  # which an interrupted fit did not reach
         for metrics in self.metrics.values():
             self.task.name_labels(metrics, self.labels)
         self.task.setup(self, stage)
@@ -197,9 +196,8 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
         self._name_labels()
         known, trainer = len(list(self.objectives.parameters())), cast(Any, self._trainer)
         self.distiller.build(self.student)
-        if self._later:
-            self.objectives.load_state_dict(self._later, strict=False)
-            self._later = {}
+        self.distiller.load_projections(self._later)
+        self._later = {}
         if trainer is not None and len(list(self.objectives.parameters())) != known:
             doctor.check_averaging(
                 trainer.callbacks, "call module.setup('fit') before trainer.fit(module), which makes them"
@@ -231,6 +229,7 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
         """Let the student attend as before."""
         if self._slower_attention is not None:
             cast(Any, self.student).set_attn_implementation(self._slower_attention)
+            self._slower_attention = None
 
     def on_train_start(self) -> None:
         """Give back the random states of a checkpoint, after all that draws numbers before training."""

@@ -119,6 +119,8 @@ class RowStore:
         return self.folder / f"{name}.rows"
 
     def _row(self, place: Place) -> memoryview:
+        if not place.length:  # a segment of such rows alone is an empty file, which has no map
+            return memoryview(b"")
         found = self._maps.get(place.segment)
         if found is None or len(found) < place.offset + place.length:
             with self._rows(place.segment).open("rb") as file:

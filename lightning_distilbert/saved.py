@@ -9,18 +9,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_distilbert import doctor, evaluation, tasks
 from lightning_distilbert.deploy.manifest import is_artefact
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import load_tokenizer
+from lightning_distilbert.folder import SENTENCE_TRANSFORMERS, load_tokenizer
 from lightning_distilbert.loading import check_folder, load_model, short
 from lightning_distilbert.module import CHECKPOINT_KEY, DistillationModule
+from lightning_distilbert.retrieval.search import SIMILARITIES
 from lightning_distilbert.spec import from_config
 from lightning_distilbert.tasks.base import Task
 from lightning_distilbert.teacher import declared_pooling, sentence_modules
 
 Config = Mapping[str, Any]
+SENTENCE_BERT = "sentence_bert_config.json"
 # how the name of an architecture ends, and the auto class that such a model is loaded with
 HEADS = {
     "EncoderDecoderModel": "AutoModelForSeq2SeqLM",
@@ -32,6 +35,8 @@ HEADS = {
     "ForMaskedLM": "AutoModelForMaskedLM",
     "Model": "AutoModel",
 }
+UNSTATED_LENGTH = 512  # tokens of a translation by T5's kind, which was trained on as many
+CAPITALS = "AZ\u00c9\u03a9\u0416"  # of three scripts, one with an accent
 
 
 def load(
@@ -152,6 +157,12 @@ def _json(path: Path) -> Any:
         raise DistillationError(f"{path} cannot be read: {error}. Save the model again.") from error
 
 
+def _object(path: Path) -> Mapping[str, Any]:
+    """Return the JSON object that a file holds; an empty one if there is none."""
+    value = _json(path)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _find_task(folder: Path, config: Config, details: Config | None, given: Task | type[Task] | None) -> Task:
     if isinstance(given, Task):
         return given
@@ -239,7 +250,7 @@ def _text_classification(folder: Path, config: Config) -> Task:
 
 def _is_cross_encoder(folder: Path, config: Config) -> bool:
     """Tell whether a folder is a CrossEncoder of sentence-transformers, of version 5, 4 or before."""
-    library = _json(folder / "config_sentence_transformers.json") or {}
+    library = _object(folder / SENTENCE_TRANSFORMERS)
     traces = ("sentence_transformers", "sbert_ce_default_activation_function")
     return library.get("model_type") == "CrossEncoder" or any(name in config for name in traces)
 
@@ -252,8 +263,46 @@ def _retrieval(folder: Path, config: Config) -> Task:
             f"{folder / 'modules.json'} lists a {unknown[0]}, which Retrieval does not compute: its vectors would be "
             "others than those of sentence-transformers."
         )
+    _check_texts(folder)
     pooling: Any = declared_pooling(folder) or "mean"
-    return tasks.Retrieval(pooling, normalize=not modules or "Normalize" in modules)
+    normalize = not modules or "Normalize" in modules
+    return tasks.Retrieval(pooling, normalize=normalize, similarity=_similarity(folder))
+
+
+def _check_texts(folder: Path) -> None:
+    """Refuse a folder whose texts sentence-transformers changes before the tokenizer gets them."""
+    library, change = _object(folder / SENTENCE_TRANSFORMERS), None
+    name, prompts = library.get("default_prompt_name"), library.get("prompts")
+    prompt = prompts.get(name) if isinstance(name, str) and isinstance(prompts, Mapping) else None
+    if prompt:
+        change = f"{folder / SENTENCE_TRANSFORMERS} puts a prompt before each text ({name!r}: {prompt!r})"
+    elif _object(folder / SENTENCE_BERT).get("do_lower_case") is True and not _lowers(load_tokenizer(folder)):
+        change = f"{folder / SENTENCE_BERT} puts each text into lower case (do_lower_case), its tokenizer does not"
+    if change is not None:
+        raise DistillationError(
+            f"{change}, and Retrieval takes texts as they are: its vectors would be others than those of "
+            "sentence-transformers. Change the texts yourself, and say so: "
+            "load(path, task=Retrieval(pooling=..., normalize=...))."
+        )
+
+
+def _lowers(tokenizer: Any) -> bool:
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    if normalizer is None:
+        return False
+    return bool(normalizer.normalize_str(CAPITALS) == normalizer.normalize_str(CAPITALS.lower()))
+
+
+def _similarity(folder: Path) -> Any:
+    """Return by what a folder's vectors are compared: the cosine where sentence-transformers names nothing."""
+    named = _object(folder / SENTENCE_TRANSFORMERS).get("similarity_fn_name") or "cosine"
+    if named in SIMILARITIES:
+        return named
+    rank_zero_warn(
+        f"{folder / SENTENCE_TRANSFORMERS} compares vectors by {named!r}, which is not computed here: the vectors are "
+        "the same, but metrics and searches take the cosine."
+    )
+    return "cosine"
 
 
 def _token_classification(folder: Path, config: Config) -> Task:
@@ -261,12 +310,18 @@ def _token_classification(folder: Path, config: Config) -> Task:
     return tasks.TokenClassification(number, names)
 
 
+def _translation(folder: Path, config: Config) -> Task:
+    # without a table of positions nothing ends a translation in which the decoder finds no end
+    stated = (config.get("decoder") or config).get("max_position_embeddings")
+    return tasks.Translation(max_length=None if stated else UNSTATED_LENGTH)
+
+
 TASKS: dict[str, Callable[[Path, Config], Task]] = {
     "AutoModelForSequenceClassification": _text_classification,
     "AutoModelForTokenClassification": _token_classification,
     "AutoModelForQuestionAnswering": lambda folder, config: tasks.QuestionAnswering(),
     "AutoModelForMaskedLM": lambda folder, config: tasks.MaskedLM(),
-    "AutoModelForSeq2SeqLM": lambda folder, config: tasks.Translation(),
+    "AutoModelForSeq2SeqLM": _translation,
     "AutoModel": _retrieval,
 }
 
@@ -286,7 +341,7 @@ def _check_labels(task: Task, config: Any, folder: Path) -> None:
 
 def _tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     tokenizer = load_tokenizer(folder, trust_remote_code)
-    limit = (_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length")
+    limit = _object(folder / SENTENCE_BERT).get("max_seq_length")
     if isinstance(limit, int):  # sentence-transformers cuts texts there, which its vectors show
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return tokenizer

@@ -185,7 +185,7 @@ class Taps:
     def _before_layer(self, index: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._open:
-                self._open[-1].hidden[index] = args[0] if args else kwargs["hidden_states"]
+                self._open[-1].hidden[index] = args[0] if args else _hidden_in(module, kwargs)
 
         return hook
 
@@ -291,6 +291,17 @@ class Taps:
                 f"{tuple(logits.shape)}: they must be those of one batch."
             )
         return logits[self.positions]
+
+
+def _hidden_in(block: nn.Module, kwargs: dict[str, Any]) -> Tensor:
+    """Return the hidden states that a block is called with, by whatever name it takes them."""
+    for value in (kwargs.get("hidden_states"), *kwargs.values()):
+        if isinstance(value, Tensor):
+            return value
+    raise DistillationError(
+        f"A block of the model, {type(block).__name__}, was called with {list(kwargs)} and no tensor among them, so "
+        "that its hidden states are not known. Give it the hidden states as its first argument."
+    )
 
 
 def find_student(root: nn.Module) -> str:

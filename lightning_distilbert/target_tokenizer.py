@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def train_target_tokenizer(
 
     Args:
         texts: The texts.
-        vocab_size: Tokens at most; few texts give fewer.
+        vocab_size: Tokens at most; few texts give fewer. Where the texts have more characters than fit, the rarest are
+            left out: each is an ``<unk>`` then.
         max_length: The longest text in tokens, as the tokenizer will state it.
 
     Returns:
@@ -54,8 +56,14 @@ def train_target_tokenizer(
     )
     bare.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")])
     bare.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False)
-    bare.train_from_iterator(texts, trainer)
+    texts = list(texts)
+    options: dict[str, Any] = {"special_tokens": list(SPECIAL), "show_progress": False}
+    bare.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, **options))
+    if bare.get_vocab_size() > vocab_size:  # the trainer keeps every character, however rare
+        kept = _commonest(bare, texts, vocab_size - len(SPECIAL))
+        # of equally rare ones limit_alphabet alone would keep others in each process
+        options |= {"initial_alphabet": kept, "limit_alphabet": len(kept)}
+        bare.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, **options))
     if bare.get_vocab_size() == len(SPECIAL):
         raise DistillationError("There is no text to train a tokenizer on: each one is empty.")
     end = SPECIAL[END]
@@ -72,6 +80,15 @@ def train_target_tokenizer(
         model_max_length=max_length,
         padding_side="right",
     )
+
+
+def _commonest(tokenizer: Any, texts: Sequence[str], number: int) -> list[str]:
+    """Return the most frequent characters of what a tokenizer splits, of equal ones the lower code points."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
+            counts.update(piece)
+    return sorted(counts, key=lambda character: (-counts[character], character))[:number]
 
 
 def load_target_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from lightning_distilbert.architectures import TEACHER_INPUTS, accepted_inputs, backbone, encoder_of, logits_at
+from lightning_distilbert.checkpoints import CheckedLoading
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import load_tokenizer
 from lightning_distilbert.loading import load_model
@@ -41,7 +42,8 @@ class Teacher(Spec):
 
     Args:
         source: A folder that transformers can load, a hub name, or a finished module. A module is frozen in place;
-            a fit that needs its weights in another type casts a copy of it.
+            where its weights are needed in another type, a copy of it is cast. Of a `DistillationModule` its student
+            is the teacher.
         pooling: How to pool its sentence embedding. None reads ``1_Pooling/config.json`` of a sentence-transformers
             model, in a folder or on the hub, and takes the mean without one.
         dtype: A torch type name for its weights, such as ``"bfloat16"``. None keeps float32 and runs in whatever
@@ -69,6 +71,9 @@ class Teacher(Spec):
         cache: str | Path | None = None,
         trust_remote_code: bool = False,
     ) -> None:
+        if isinstance(source, CheckedLoading):  # a DistillationModule takes a batch and no tensors
+            task, source = cast(Any, source).task, cast(Any, source).student
+            pooling = pooling or task.pooling
         self.source = source if isinstance(source, nn.Module) else str(source)
         self.paths = paths
         self.trust_remote_code = trust_remote_code
@@ -94,12 +99,12 @@ class Teacher(Spec):
     def model(self) -> nn.Module:
         """The frozen model, loaded when it is first asked for."""
         if self._model is None:
-            model = (
-                self.source if isinstance(self.source, nn.Module) else load_trained(self.source, self.trust_remote_code)
-            )
-            if self.dtype is not None:
-                model = model.to(self.dtype)
-            self._model = model.requires_grad_(False).eval()
+            given = self.source if isinstance(self.source, nn.Module) else None
+            model = load_trained(str(self.source), self.trust_remote_code) if given is None else given
+            model = model.requires_grad_(False).eval()
+            if given is not None and _casts(model, self.dtype):
+                model = copy.deepcopy(model)  # the user's own keeps its weights
+            self._model = model if self.dtype is None else model.to(self.dtype)
         return self._model
 
     @functools.cached_property
@@ -127,12 +132,14 @@ class Teacher(Spec):
             precision: The Trainer's precision plugin. Under "true" half precision it casts the teacher as it casts the
                 student; under mixed precision autocast does.
         """
+        given = isinstance(self.source, nn.Module)
+        if given and precision is not None:
+            self._model = None  # it may have been trained further since the last fit
         if precision is not None and self.dtype is None:
-            named = getattr(precision, "precision", None)
-            given = isinstance(self.source, nn.Module)
-            if given or self._precision not in (None, named):
+            named: Any = getattr(precision, "precision", None)
+            if self._precision not in (None, named):
                 self._model = None  # a fit in another precision needs the weights as they were
-            if given and _casts(self.model, named):
+            if given and _casts(self.model, CASTS.get(named)):
                 self._model = copy.deepcopy(self.model)  # the user's own keeps its weights
             self._model, self._precision = precision.convert_module(self.model), named
             if self._mixed:
@@ -199,8 +206,11 @@ class Teacher(Spec):
         Raises:
             DistillationError: If not.
         """
-        if self.cache is not None:
-            self.cache.open(self.model, self.pooling if "embedding" in requires else None, requires, layers)
+        if self.cache is None:
+            return
+        given = self.source if isinstance(self.source, nn.Module) else None  # which may change between two fits
+        pooling, model = self.pooling if "embedding" in requires else None, self.model if given is None else given
+        self.cache.open(model, pooling, requires, layers, self.paths, self.dtype, settled=given is None)
 
     def _run(
         self,
@@ -237,11 +247,11 @@ class Teacher(Spec):
         return f"Teacher({self.name!r})"
 
 
-def _casts(model: nn.Module, precision: str | None) -> bool:
-    """Tell whether a Trainer of some precision changes the type of a model's weights."""
+def _casts(model: nn.Module, dtype: torch.dtype | None) -> bool:
+    """Tell whether a type, if there is one to cast to, is another than that of a model's weights."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
-    return precision in CASTS and not types <= {CASTS[precision]}
+    return dtype is not None and not types <= {dtype}
 
 
 def cast_linear(model: nn.Module, dtype: torch.dtype) -> None:

@@ -21,12 +21,19 @@ from lightning_distilbert.outputs import span_classes
 from lightning_distilbert.placing import check_writable
 from lightning_distilbert.row_store import KEY_BYTES, RowStore
 from lightning_distilbert.signals import Signals
-from lightning_distilbert.taps import position_mask
+from lightning_distilbert.taps import Paths, position_mask
 
-FORMAT = 1
+FORMAT = 2
 META = "signals.json"
 DTYPES = {"logits": "float32", "embedding": "float32", "hidden_states": "float16"}
 MAX_CLASSES = 1000  # more are a vocabulary: a row would take megabytes
+# values of a config that change no signal: names, versions, types, and where the model came from
+NO_ARCHITECTURE = frozenset({
+    "architectures", "attn_implementation", "dtype", "finetuning_task", "fresh_head", "id2label", "initialised_depth",
+    "initialised_from", "label2id", "lightning_distilbert", "name_or_path", "output_attentions", "output_hidden_states",
+    "problem_type", "return_dict", "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version",
+    "use_cache",
+})  # fmt: skip
 Run = Callable[[dict[str, Any], Tensor | None], Signals]
 
 
@@ -57,7 +64,14 @@ class TeacherCache:
         self._teacher = ""
 
     def open(
-        self, model: nn.Module, pooling: str | None, requires: Collection[str], layers: Collection[int] | None
+        self,
+        model: nn.Module,
+        pooling: str | None,
+        requires: Collection[str],
+        layers: Collection[int] | None,
+        paths: Paths = "",
+        dtype: torch.dtype | None = None,
+        settled: bool = False,
     ) -> None:
         """Check that the folder is this teacher's and holds what is needed, or may be made.
 
@@ -66,6 +80,9 @@ class TeacherCache:
             pooling: How its sentence embedding is pooled, if that is needed.
             requires: The signals that are needed.
             layers: The hidden states that are needed; None are all.
+            paths: Where it gives its signals.
+            dtype: The type that its weights are stored in, if another than their own.
+            settled: Whether its weights are the same at every call, as those of a folder are.
 
         Raises:
             DistillationError: If not.
@@ -79,10 +96,16 @@ class TeacherCache:
         if "logits" in requires and words is not None:
             self._check_classes(len(words.weight))
         check_writable(self.folder / META, "What the teacher says", "cache")
-        if not self._teacher:
+        if not (self._teacher and settled):
             self._teacher = fingerprint(model)
         self.requires = frozenset(requires)
-        self._made_by = {"format": FORMAT, "teacher": self._teacher, "pooling": pooling}
+        self._made_by = {
+            "format": FORMAT,
+            "teacher": self._teacher,
+            "pooling": pooling,
+            "path": paths if isinstance(paths, str) else dict(paths),
+            "dtype": "its own" if dtype is None else str(dtype).removeprefix("torch."),
+        }
         self._layers = None if layers is None else tuple(sorted(layers))
         self._store, self._meta = RowStore(self.folder), {}
         self._load_meta()
@@ -200,7 +223,13 @@ class TeacherCache:
     def _load_meta(self) -> None:
         """Read what the folder holds, and check that it is this teacher's and enough."""
         path = self.folder / META
+        rows = any(self.folder.glob("*.index"))  # before the other: who writes rows has said whose they are
         if not path.is_file():
+            if rows:
+                raise DistillationError(
+                    f"The cache {str(self.folder)!r} holds rows, and no {META} that says which teacher they are of. "
+                    "Name another folder, or delete this one."
+                )
             return
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
@@ -210,6 +239,11 @@ class TeacherCache:
             raise DistillationError(
                 f"{path} cannot be read ({error}). Delete the folder {str(self.folder)!r}, which is then made again."
             ) from error
+        if meta.get("format") != FORMAT:
+            raise DistillationError(
+                f"The cache {str(self.folder)!r} was written by another version of this package: its format is "
+                f"{meta.get('format')!r}, and this version reads {FORMAT}. Name another folder, or delete this one."
+            )
         for key, own in self._made_by.items():
             if own is not None and meta.get(key) != own:
                 raise DistillationError(
@@ -256,17 +290,30 @@ class TeacherCache:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Return a hash of a model's class and weights.
+    """Return a hash of a model's class, of what its configs say of the architecture, and of its weights.
 
     Example:
         >>> fingerprint(nn.Linear(2, 2)) == fingerprint(nn.Linear(2, 2))
         False
     """
     found = hashlib.blake2b(type(model).__name__.encode(), digest_size=KEY_BYTES)
+    held: list[Any] = [getattr(part, "config", None) for part in model.modules()]  # a foreign model may hold several
+    configs = {id(config): config.to_dict() for config in held if callable(getattr(config, "to_dict", None))}
+    found.update(json.dumps([_architecture(values) for values in configs.values()], sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         found.update(memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
     return found.hexdigest()
+
+
+def _architecture(value: Any) -> Any:
+    """Return the values of a config that may change what a model computes, as plain ones."""
+    if isinstance(value, Mapping):
+        named = {str(name): item for name, item in value.items()}
+        return {n: _architecture(v) for n, v in named.items() if not n.startswith("_") and n not in NO_ARCHITECTURE}
+    if isinstance(value, (list, tuple)):
+        return [_architecture(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
 
 
 def device_of(inputs: Mapping[str, Any]) -> torch.device:

@@ -51,7 +51,7 @@ def add_search_options(parser: ArgumentParser) -> None:
     add("--model", required=True, help="what searches: folder of a sentence encoder, or bm25")
     add("--query", help="column of the query, for pairs (default: query)")
     add("--document", help="column of the document, for pairs (default: document)")
-    add("--similarity", help="cosine or dot (default: cosine)")
+    add("--similarity", help="cosine or dot (default: the encoder's own)")
     add("--max_length", type=int, help="tokens kept of a text at most (default: what the model allows)")
     add("--precision", help="32-true, bf16-mixed, or auto for the fastest safe one here (default: 32-true)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one, else cpu)")

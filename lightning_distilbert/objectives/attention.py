@@ -95,7 +95,11 @@ class Attention(LayerPairs):
         if not ours or not theirs:
             missing = "teacher" if ours else "student"
             raise DistillationError(f"Attention needs attention scores, and the {missing} gave none.")
+        # imported here, so that the maths alone does not load the models' room
+        from lightning_distilbert.attention import AttentionScores
+
         mask = both(student.mask, teacher.mask)
+        ours, theirs = (s.at_tokens(mask) if isinstance(s, AttentionScores) else s for s in (ours, theirs))
         # layer i is the i-th from 1 on, and the scores are counted from 0
         terms = [
             attention_distance(ours[i - 1], theirs[j - 1], mask, self.metric)

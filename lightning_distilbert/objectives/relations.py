@@ -88,6 +88,11 @@ class Relations(Objective):
         self.relations = tuple(relations)
         self.weights = (1.0,) * len(relations) if weights is None else tuple(weights)
         for factor in self.weights:
+            if isinstance(factor, Schedule):
+                raise DistillationError(
+                    f"Relations(weights=...) holds a schedule, {type(factor).__name__}, and takes numbers. Give the "
+                    "schedule as weight=..., for the whole term, or take one Relations for each relation."
+                )
             check_number("Relations(weights=...)", factor, positive=False)
         if len(self.weights) != len(self.relations) or not sum(self.weights) > 0:
             raise DistillationError(

@@ -53,6 +53,9 @@ class RetrievalResults:
     def write_run(self, path: str | Path, tag: str = "lightning-distilbert") -> Path:
         """Write the ranking as trec_eval reads it: ``query Q0 document rank score tag`` on each line.
 
+        A query that finds nothing has no line: ``trec_eval -c`` counts it as 0, and without ``-c`` it is left out.
+        trec_eval's ``recip_rank`` has no cut-off unless ``-M 10`` gives it one.
+
         Args:
             path: The file, which appears when it is complete.
             tag: The name of the system.
@@ -81,7 +84,7 @@ def evaluate_retrieval(
     ndcg_at: int = 10,
     mrr_at: int = 10,
     recall_at: int = 100,
-    similarity: str = "cosine",
+    similarity: str | None = None,
     max_length: int | None = None,
     precision: str | None = "32-true",
     vectors: str | Path | None = None,
@@ -97,7 +100,7 @@ def evaluate_retrieval(
         ndcg_at: The rank at which nDCG is cut.
         mrr_at: The rank at which MRR is cut.
         recall_at: The rank at which recall is cut.
-        similarity: ``"cosine"`` or ``"dot"``, for an encoder.
+        similarity: ``"cosine"`` or ``"dot"``, for an encoder; None is that of its task.
         max_length: Tokens kept of a text at most, for an encoder.
         precision: As in `encode_corpus`.
         vectors: A file for the corpus' vectors, as the ``output`` of `encode_corpus`; a finished one is used again.
@@ -124,7 +127,8 @@ def evaluate_retrieval(
     # before hours of encoding, and not after them
     require("pytrec_eval", extra="retrieval")
     judgements(data)
-    check_similarity(similarity)
+    if similarity is not None:
+        check_similarity(similarity)
     encoder = None if ranker == "bm25" else open_encoder(ranker, device)
     if encoder is None:
         scores, positions = BM25(data.documents).search(data.queries, depth + ignore_identical_ids)
@@ -132,7 +136,8 @@ def evaluate_retrieval(
         options: dict[str, Any] = {"max_length": max_length, "precision": precision}
         documents = encode_corpus(encoder, data.documents, output=vectors, **options)
         queries = encode_corpus(encoder, data.queries, name="queries", **options)
-        scores, positions = search(queries, documents, depth + ignore_identical_ids, similarity, device=encoder.device)
+        by: str = similarity or str(getattr(encoder.task, "similarity", "cosine"))
+        scores, positions = search(queries, documents, depth + ignore_identical_ids, by, device=encoder.device)
     run = run_of(data, scores, positions, depth, ignore_identical_ids)
     return RetrievalResults(data.query_ids, score_run(data, run, ndcg_at, mrr_at, recall_at), run)
 

@@ -110,7 +110,7 @@ def mine_negatives(
     output: str | Path,
     split: str = "train",
     scorer: Scorer | None = None,
-    similarity: str = "cosine",
+    similarity: str | None = None,
     max_length: int | None = None,
     precision: str | None = "32-true",
     vectors: str | Path | None = None,
@@ -137,7 +137,7 @@ def mine_negatives(
         scorer: What scores pairs of a query and a document: a `PairScorer`, or a function of a list of such pairs. It
             scores the candidates where there is a margin, which then is one of its scores, and only the chosen ones
             where there is none.
-        similarity: ``"cosine"`` or ``"dot"``, for an encoder.
+        similarity: ``"cosine"`` or ``"dot"``, for an encoder; None is that of its task.
         max_length: Tokens kept of a text at most, for an encoder.
         precision: As in `encode_corpus`.
         vectors: A file for the corpus' vectors, as the ``output`` of `encode_corpus`; a finished one is used again.
@@ -164,7 +164,8 @@ def mine_negatives(
     if unknown := [name for name in choice if name not in {field.name for field in fields(Selection)}]:
         raise DistillationError(f"mine_negatives has no option {unknown[0]!r}.")
     wanted = Selection(**choice)
-    check_similarity(similarity)
+    if similarity is not None:
+        check_similarity(similarity)
     path = check_output(output, overwrite, source=None if isinstance(source, RetrievalSplit) else source)
     data = open_split(source, split)
     work = path.with_name(f".{path.name}.work")
@@ -173,18 +174,21 @@ def mine_negatives(
     top_k = wanted.skip + wanted.depth + max(map(len, excluded), default=0)
 
     own: np.ndarray
+    name = BM25_SCORES
     if ranker == "bm25":
         index = BM25(data.documents)
         found, places = index.search(data.queries, top_k)
         own = np.concatenate(index.score(data.queries, [np.array(list(row), np.int64) for row in data.relevant]))
     else:
         encoder = open_encoder(ranker, device)
+        by: str = similarity or str(getattr(encoder.task, "similarity", "cosine"))
+        name = SEARCH_SCORES[by]
         options: dict[str, Any] = {"max_length": max_length, "precision": precision}
         kept = work / "corpus.npy" if vectors is None else vectors
         documents = encode_corpus(encoder, data.documents, output=kept, overwrite=vectors is None, **options)
         queries = encode_corpus(encoder, data.queries, name="queries", **options)
-        found, places = search(queries, documents, top_k, similarity, device=encoder.device)
-        own = pair_scores(queries, documents, pairs, similarity).numpy()
+        found, places = search(queries, documents, top_k, by, device=encoder.device)
+        own = pair_scores(queries, documents, pairs, by).numpy()
 
     candidates: list[np.ndarray] = []
     scores: list[np.ndarray] = []
@@ -192,7 +196,6 @@ def mine_negatives(
         left = np.flatnonzero((row >= 0) & ~np.isin(row, list(out)))[wanted.skip : wanted.skip + wanted.depth]
         candidates.append(row[left])
         scores.append(values[left])
-    name = BM25_SCORES if ranker == "bm25" else SEARCH_SCORES[similarity]
     rows = Rows(data, pairs, wanted, candidates, scores, own, name)
     if scorer is not None:
         rows.score_by(scorer, work / "scores.npy")

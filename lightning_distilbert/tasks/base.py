@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_distilbert import taps
 from lightning_distilbert.architectures import accepted_inputs
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.prediction import answer_texts
@@ -217,10 +218,15 @@ def call_model(model: nn.Module, batch: Batch) -> Any:
 
 
 def watched(model: nn.Module) -> bool:
-    """Tell whether anything looks at what parts of a model compute, such as the taps of the objectives.
+    """Tell whether taps look at what parts of a model compute; anybody else's hooks do not count.
 
     Example:
-        >>> watched(nn.Linear(1, 1))
+        >>> model = nn.Linear(1, 1)
+        >>> with taps.Taps(model, "", {"logits"}):
+        ...     watched(model)
+        True
+        >>> watched(model)
         False
     """
-    return any(part._forward_hooks for part in model.modules())
+    hooks = (hook for part in model.modules() for hook in part._forward_hooks.values())
+    return any(getattr(hook, "__module__", None) == taps.__name__ for hook in hooks)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.folder import SENTENCE_TRANSFORMERS, _write_json
 from lightning_distilbert.functional import in_batch_contrastive, pool
 from lightning_distilbert.gathering import gather_rows, processes, sum_over_processes
 from lightning_distilbert.metrics import RetrievalScores
+from lightning_distilbert.retrieval.search import SIMILARITIES
 from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
 
 
@@ -30,6 +34,9 @@ class Retrieval(Task):
         gather: Whether the documents of all processes of a distributed run are compared with each query, and not only
             those of its own. The loss and its gradient are then those of one process with the whole batch. The numbers
             in ``document_index`` must mean the same text in each process, as those of `RetrievalData` do.
+        similarity: By what a search compares the vectors, in evaluation and for who loads the saved folder:
+            ``"cosine"``, or ``"dot"``, which is the same for vectors of length 1. The contrastive loss takes the cosine
+            in any case.
 
     Raises:
         DistillationError: If an option is out of range.
@@ -51,15 +58,19 @@ class Retrieval(Task):
         normalize: bool = True,
         temperature: float = 0.05,
         gather: bool = False,
+        similarity: Literal["cosine", "dot"] = "cosine",
     ) -> None:
         if pooling not in ("mean", "cls"):
             raise DistillationError(f"pooling={pooling!r}: it is 'mean' or 'cls'.")
         if temperature <= 0:
             raise DistillationError(f"temperature={temperature}: it must be above 0.")
+        if similarity not in SIMILARITIES:
+            raise DistillationError(f"similarity={similarity!r}: it is 'cosine' or 'dot'.")
         self.pooling: Literal["mean", "cls"] = pooling
         self.normalize = normalize
         self.temperature = temperature
         self.gather = gather
+        self.similarity: Literal["cosine", "dot"] = similarity
 
     def prepare_model(self, model: nn.Module) -> None:
         """Freeze an unused pooler: DDP refuses parameters that never get a gradient."""
@@ -109,7 +120,7 @@ class Retrieval(Task):
 
     def new_metrics(self) -> RetrievalScores:
         """Return the metrics of one split."""
-        return RetrievalScores()
+        return RetrievalScores(similarity=self.similarity)
 
     def update_metrics(self, metrics: Any, outputs: Outputs, batch: Batch) -> None:
         """Add queries (with their relevant documents) or documents."""
@@ -119,6 +130,12 @@ class Retrieval(Task):
                 "Give the Trainer a RetrievalData."
             )
         metrics.update(outputs["embedding"], batch["index"], batch.get("relevant"), batch.get("grades"))
+
+    def write_files(self, module: Any, folder: Path) -> None:
+        """Tell sentence-transformers by what the vectors are compared; the folder of an artefact has no file of it."""
+        path = folder / SENTENCE_TRANSFORMERS
+        if path.is_file():
+            _write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"similarity_fn_name": self.similarity})
 
     def decode(self, outputs: Outputs, labels: Sequence[str] | None = None) -> list[Any]:
         """Return the vectors as lists of numbers."""

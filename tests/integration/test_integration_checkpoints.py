@@ -422,6 +422,30 @@ def test_checkpoint_cannot_ask_for_remote_code(tiny_teacher_dir: Path, tmp_path:
         DistillationModule.load_from_checkpoint(path)
 
 
+def test_projections_begin_anew_for_a_teacher_of_another_width(tiny_teacher_dir: Path, tmp_path: Path):
+    module = DistillationModule(
+        TextClassification(num_labels=2),
+        teacher=str(tiny_teacher_dir),
+        student=Student(layers=1),
+        objectives=[HiddenStates(layers="last", projection="always")],
+    )
+    data = TextClassificationData(
+        {split: rows("single_label_classification") for split in ("train", "validation")},
+        tokenizer=str(tiny_teacher_dir),
+        batch_size=4,
+    )
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "narrow.ckpt")
+    config = AutoConfig.from_pretrained(tiny_teacher_dir, hidden_size=48)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "wider")
+    AutoTokenizer.from_pretrained(tiny_teacher_dir).save_pretrained(tmp_path / "wider")
+    loaded = DistillationModule.load_from_checkpoint(tmp_path / "narrow.ckpt", teacher=str(tmp_path / "wider"))
+    with pytest.warns(UserWarning, match=r"1 projections that do not fit .* of shape \(32, 32\): they are left out"):
+        make_trainer(tmp_path, max_steps=1).fit(loaded, data)
+    assert loaded.objectives[0].projections[0].weight.shape == (48, 32)
+
+
 def test_projections_of_a_checkpoint_wait_until_a_fit_builds_them(tiny_teacher_dir: Path, tmp_path: Path):
     def new_module() -> DistillationModule:
         return DistillationModule(

@@ -132,6 +132,19 @@ def test_scores_do_not_overflow_in_half_precision():
     assert torch.isinf((queries[0] @ queries[0].transpose(-1, -2)) / 8).item()
 
 
+def test_scores_of_padding_can_be_zeros():
+    queries, keys = torch.randn(2, 1, 2, 3, 4).unbind()
+    mask = torch.tensor([[1, 1, 0]]).bool()
+    plain, turn = AttentionScores([queries], [keys]), (torch.ones(1, 3, 4), torch.ones(1, 3, 4))
+    found = plain.at_tokens(mask)[0]
+    torch.testing.assert_close(found[..., :2, :2], plain[0][..., :2, :2])
+    assert not found[..., 2].any()
+    assert not found[..., 2, :].any()
+    assert torch.equal(plain.at_tokens(None)[0], plain[0])
+    turned = AttentionScores([queries], [keys], [turn])
+    torch.testing.assert_close(turned.at_tokens(mask)[0][..., :2, :2], turned[0][..., :2, :2])
+
+
 # -- projections -------------------------------------------------------------------------------------------------------
 
 

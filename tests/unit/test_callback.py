@@ -71,6 +71,14 @@ def train(
     return trainer
 
 
+def resume(module: LightningModule, callback: Callback, path: Path) -> None:
+    trainer = Trainer(
+        callbacks=[callback], max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, batches(), ckpt_path=path)
+
+
 @pytest.mark.parametrize("returns", ["tensor", "dict"])
 def test_terms_are_added_to_the_returned_loss(returns: str, tiny_teacher_dir: Path):
     answer = None if returns == "tensor" else lambda loss: {"loss": loss, "more": torch.tensor(7.0)}
@@ -253,13 +261,54 @@ def test_state_is_tensors_and_plain_values(tiny_teacher_dir: Path):
         assert not value.requires_grad
 
 
-def test_projections_of_other_objectives_are_refused(tiny_teacher_dir: Path):
+def test_projections_of_other_objectives_are_refused(tiny_teacher_dir: Path, tmp_path: Path):
     plain = DistillationLoss(tiny_teacher_dir, objectives=[HiddenStates(metric="mse")])
     projected = DistillationLoss(tiny_teacher_dir, objectives=[HiddenStates(projection="always", metric="mse")])
-    for callback in (plain, projected):
-        train(Foreign(tiny_teacher_dir), callback)
+    trainer = train(Foreign(tiny_teacher_dir), plain)
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
     with pytest.raises(DistillationError, match="The checkpoint was made with other objectives, whose projections"):
-        projected.load_state_dict(plain.state_dict())
+        resume(Foreign(tiny_teacher_dir), projected, tmp_path / "plain.ckpt")
+
+
+def test_a_run_without_the_callback_is_not_resumed_with_projections(tiny_teacher_dir: Path, tmp_path: Path):
+    train(Foreign(tiny_teacher_dir)).save_checkpoint(tmp_path / "alone.ckpt")
+    projected = DistillationLoss(tiny_teacher_dir, objectives=[HiddenStates(projection="always", metric="mse")])
+    with pytest.raises(
+        DistillationError, match="is one of a run without DistillationLoss: its optimizer knows nothing"
+    ):
+        resume(Foreign(tiny_teacher_dir), projected, tmp_path / "alone.ckpt")
+    # without projections the optimizer is the same
+    resume(Foreign(tiny_teacher_dir), DistillationLoss(tiny_teacher_dir), tmp_path / "alone.ckpt")
+
+
+def test_projections_of_an_evaluated_checkpoint_wait_for_a_fit(tiny_teacher_dir: Path, tmp_path: Path):
+    class Evaluated(Foreign):
+        def test_step(self, batch, batch_idx):
+            pass
+
+        def predict_step(self, batch, batch_idx):
+            return batch_idx
+
+    def callback(**options: Any) -> DistillationLoss:
+        objective = HiddenStates(projection="always", metric="mse", **options)
+        return DistillationLoss(tiny_teacher_dir, objectives=[objective])
+
+    first, path = callback(), tmp_path / "projected.ckpt"
+    train(Evaluated(tiny_teacher_dir), first).save_checkpoint(path)
+    trained = first.state_dict()["objectives"]
+    for stage in ("test", "predict"):
+        later = callback()
+        trainer = Trainer(callbacks=[later], accelerator="cpu", logger=False, enable_progress_bar=False)
+        getattr(trainer, stage)(Evaluated(tiny_teacher_dir), batches(), ckpt_path=path)
+        assert later.distiller.teacher._model is None
+        assert later.state_dict()["objectives"].keys() == trained.keys()  # what is saved now still has them
+    train(Evaluated(tiny_teacher_dir), later, max_steps=0)
+    assert all(torch.equal(value, trained[name]) for name, value in later.state_dict()["objectives"].items())
+    # of no use to another objective: the same number of weights, under other names
+    other = callback(layers=[(0, 0), (1, 4)])
+    other.load_state_dict({"objectives": {"1.projections.0.weight": torch.zeros(2, 2)}})
+    with pytest.warns(UserWarning, match="1 projections that do not fit these objectives, .* begin anew"):
+        train(Evaluated(tiny_teacher_dir), other, max_steps=0)
 
 
 def test_buffers_of_an_objective_go_where_the_module_goes(tiny_teacher_dir: Path):

@@ -48,7 +48,7 @@ def test_only_a_classifier_with_one_output_is_one(folder, tiny_teacher_dir, tiny
     assert not is_cross_encoder(nn.Linear(3, 1))
 
 
-def test_it_scores_pairs_for_ranking_objectives_alone(folder, tiny_teacher_dir):
+def test_it_scores_pairs_for_ranking_objectives_alone(folder, tiny_teacher_dir, tiny_bert_dir):
     assert pair_template(Teacher(folder), [MarginMSE()]) == PairTemplate.of(AutoTokenizer.from_pretrained(folder))
     assert pair_template(Teacher(folder), [SoftTargets()]) is None
     assert pair_template(Teacher(folder), [SentenceEmbedding()]) is None
@@ -56,7 +56,10 @@ def test_it_scores_pairs_for_ranking_objectives_alone(folder, tiny_teacher_dir):
         UserWarning, match="has one output, as a cross-encoder has, .* SentenceEmbedding make the student"
     ):
         assert pair_template(Teacher(folder), [SentenceEmbedding()], AutoModel.from_pretrained(folder)) is None
-    assert pair_template(Teacher(tiny_teacher_dir), [MarginMSE()]) is None
+    with pytest.raises(DistillationError, match="is a sequence classifier with 2 outputs, and MarginMSE takes scores"):
+        pair_template(Teacher(tiny_teacher_dir), [MarginMSE()])
+    assert pair_template(Teacher(tiny_teacher_dir), [SentenceEmbedding()]) is None
+    assert pair_template(Teacher(tiny_bert_dir), [MarginMSE()]) is None
     with pytest.raises(DistillationError, match=r"is a cross-encoder, .* it has nothing for SentenceEmbedding"):
         pair_template(Teacher(folder), [MarginMSE(), SentenceEmbedding()])
     model = AutoModelForSequenceClassification.from_pretrained(folder)

@@ -162,6 +162,7 @@ def test_schedules_follow_the_optimizer_steps():
     student = bert(1)
     objective = SoftTargets(temperature=Linear(4.0, 1.0), weight=Linear(0.0, 2.0))
     distiller = Distiller(Teacher(bert(2)), [objective], task_weight=Linear(1.0, 0.0))
+    (objective,) = distiller.parts
     distiller.build(student)
     records = run(distiller, student, inputs())
     for step, progress in ((0, 0.0), (5, 0.5), (10, 1.0), (12, 1.0)):
@@ -220,12 +221,13 @@ def test_facts_come_from_the_config_and_the_layers():
 @pytest.mark.parametrize("former", ["regression", "multi_label_classification"])
 def test_a_token_level_head_does_not_speak_of_the_problem_of_a_former_head(kind, former):
     """Students start from models of other tasks, whose configs keep their labels: three here."""
-    student, terms = bert(kind=kind, problem_type=former), SoftTargets()
+    student = bert(kind=kind, problem_type=former)
     teacher = kind(BertConfig(**{**student.config.to_dict(), "problem_type": None}))
     if kind is BertForMaskedLM:
         teacher.config.num_labels = 2
-    Distiller(Teacher(teacher), [terms]).build(student)
-    assert terms.resolved == "softmax"
+    distiller = Distiller(Teacher(teacher), [SoftTargets()])
+    distiller.build(student)
+    assert distiller.parts[0].resolved == "softmax"
 
 
 def test_facts_of_an_encoder_and_a_head_that_are_apart():
@@ -285,6 +287,36 @@ def test_build_makes_the_projections_that_the_widths_ask_for():
     before = [id(p) for p in distiller.objectives.parameters()]
     distiller.build(student)
     assert [id(p) for p in distiller.objectives.parameters()] == before
+
+
+def test_objectives_given_to_two_engines_are_those_of_neither():
+    objective = HiddenStates()
+    first, second = (Distiller(Teacher(bert(2)), [objective]) for _ in range(2))
+    first.build(bert(1, width=8))
+    second.build(bert(2, width=4))
+    shapes = [tuple(part.weight.shape) for engine in (first, second) for part in engine.parts[0].projections]
+    assert shapes == [(16, 8), (16, 4)]
+    assert (objective.pairs, list(objective.projections)) == (None, [])
+
+
+def test_projections_that_do_not_fit_begin_anew():
+    student, teacher = bert(1, width=8), Teacher(bert(2))
+    before, after = (Distiller(teacher, [HiddenStates(), SentenceEmbedding()]) for _ in range(2))
+    for distiller in (before, after):
+        distiller.build(student)
+    kept = before.objectives.state_dict()
+    after.load_projections(kept)
+    assert all(torch.equal(value, kept[name]) for name, value in after.objectives.state_dict().items())
+    fresh = Distiller(teacher, [HiddenStates(), SentenceEmbedding()])
+    fresh.build(student)
+    own = {name: value.clone() for name, value in fresh.objectives.state_dict().items()}
+    first, second = sorted(name for name in kept if name.endswith("weight"))
+    with pytest.warns(UserWarning, match=rf"1 projections that do not fit .* such as '{first}' of shape \(16, 4\)"):
+        fresh.load_projections({**kept, first: torch.zeros(16, 4)})
+    found = fresh.objectives.state_dict()
+    assert torch.equal(found[second], kept[second])
+    for name in (first, first.replace("weight", "bias")):  # a bias alone would be of no use
+        assert torch.equal(found[name], own[name])
 
 
 def test_build_checks_the_pair():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoTokenizer,
     BertTokenizer,
@@ -16,17 +17,21 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from lightning_distilbert import folder as folder_module
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import (
     load_tokenizer,
+    max_tokens,
     save_student,
     student_tokenizer,
     tokenizer_files,
     tokenizer_from_files,
 )
+from lightning_distilbert.saved import load
 from lightning_distilbert.student import build_student
 
 TEXTS = [
@@ -184,6 +189,48 @@ def test_roberta_positions_start_after_the_padding_id(vocabulary, tokenizer, tmp
     )  # fmt: skip
     save_student(RobertaModel(config), tokenizer, tmp_path / "s")
     assert AutoTokenizer.from_pretrained(tmp_path / "s").model_max_length == 18
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm", "xlm-roberta-xl",
+     "data2vec-text", "ibert", "xmod", "luke", "lilt", "layoutlmv3", "markuplm", "esm"],
+)  # fmt: skip
+def test_the_longest_text_has_a_position_for_each_token_and_no_more_would_have_one(kind, vocabulary):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    special = {
+        "luke": {"entity_vocab_size": 5, "entity_emb_size": 8},
+        "xmod": {"default_language": "en_XX"},
+        "layoutlmv3": {"visual_embed": False, "coordinate_size": 4, "shape_size": 4},
+        "longformer": {"attention_window": 4},
+    }
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(vocabulary), max_position_embeddings=20, pad_token_id=1, **sizes, **special.get(kind, {})
+    )
+    model = AutoModel.from_config(config).eval()
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)}, pad_token="[UNK]")
+    assert max_tokens(tokenizer, model) == 18
+    read = {"input_ids": torch.full((1, 18), 7), "attention_mask": torch.ones(1, 18, dtype=torch.long)}
+    with torch.no_grad():
+        assert model(**read).last_hidden_state.shape[:2] == (1, 18)
+        if kind != "longformer":  # which pads texts to whole windows
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=torch.full((1, 19), 7), attention_mask=torch.ones(1, 19, dtype=torch.long))
+
+
+def test_models_and_tokenizers_without_a_limit_read_texts_of_any_length(vocabulary, tmp_path):
+    config = T5Config(
+        vocab_size=len(vocabulary), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0,
+        eos_token_id=3, pad_token_id=0,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}, eos_token="[SEP]").save_pretrained(tmp_path)
+    module = load(tmp_path)
+    assert module.tokenizer.model_max_length > 10**20
+    assert max_tokens(module.tokenizer, module.student) == 2**20
+    assert module.task.max_length == 512
+    module.task.max_length = 3
+    assert [type(text) for text in module.predict(["the film", "a story " * 400])] == [str, str]
 
 
 def reference_embeddings(model, tokenizer, texts, pooling, normalize):

@@ -286,7 +286,8 @@ def test_labelled_and_unlabelled_rows_in_one_batch(tiny_teacher_dir: Path):
 @pytest.mark.parametrize("with_teacher", [True, False])
 def test_names_that_only_the_data_knows_are_the_answers_and_saved(with_teacher: bool, tiny_teacher_dir: Path):
     named = [{"text": row["text"], "label": ("dull", "great")[row["label"]]} for row in ROWS]
-    more = {} if with_teacher else {"student": Student(layers=1, source=str(tiny_teacher_dir))}
+    # a teacher whose logits are compared has to name them itself
+    more = {"objectives": [HiddenStates()]} if with_teacher else {"student": Student(1, source=str(tiny_teacher_dir))}
     module = make(str(tiny_teacher_dir) if with_teacher else None, **more)
     train(module, text_data(named, named))
     assert module.labels == ("dull", "great")
@@ -462,6 +463,20 @@ def test_student_made_without_a_teacher_names_none(tiny_teacher_dir: Path, tmp_p
     folder = make(None, student=str(tiny_teacher_dir)).save_student(tmp_path / "student")
     details = json.loads((folder / "config.json").read_text(encoding="utf-8"))["lightning_distilbert"]
     assert (details["teacher"], details["objectives"]) == (None, [])
+
+
+def test_a_student_attends_as_before_after_an_error_too(tiny_teacher_dir: Path):
+    class Failing(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            raise RuntimeError("stop")
+
+    module = make(tiny_teacher_dir, student=Student(layers=1, dropout=0.1))
+    for precision, within in (("bf16-mixed", "eager"), ("32-true", "sdpa")):
+        with pytest.raises(RuntimeError, match="stop"):
+            train(module, text_data(), Failing(), precision=precision)
+        assert module.student.config._attn_implementation == within
+    train(module, text_data(), precision="bf16-mixed", max_steps=1)
+    assert module.student.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize(("precision", "within"), [("bf16-mixed", "eager"), ("32-true", "sdpa")])

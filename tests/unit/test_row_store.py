@@ -28,6 +28,11 @@ def test_what_was_put_is_found_by_all(tmp_path):
     assert len(RowStore(folder)) == 4
 
 
+def test_rows_may_all_be_empty(tmp_path):
+    RowStore(tmp_path).put({A: b"", B: b""})
+    assert read(RowStore(tmp_path), A, B, C) == [b"", b"", None]
+
+
 def test_the_first_of_two_rows_stays(tmp_path):
     first, second = RowStore(tmp_path), RowStore(tmp_path)
     first.put({A: b"one"})

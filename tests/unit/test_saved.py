@@ -25,7 +25,7 @@ KINDS = {
     "pairs": (TextClassification(num_labels=3), [(text, "a film") for text in TEXTS]),
     "several": (TextClassification(num_labels=3, problem_type="multi_label_classification"), TEXTS),
     "score": (TextClassification(problem_type="regression"), TEXTS),
-    "vectors": (Retrieval(pooling="cls", normalize=False), TEXTS),
+    "vectors": (Retrieval(pooling="cls", normalize=False, similarity="dot"), TEXTS),
     "masked": (MaskedLM(top_k=2), ["a [MASK] movie", "[MASK] and [MASK]"]),
     "entities": (TokenClassification(labels=["O", "B-PER", "I-PER"]), [*TEXTS, ["a", "great", "man"]]),
     "ranks": (Reranking(), [("a movie", text) for text in TEXTS]),

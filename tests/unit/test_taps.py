@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from lightning_distilbert import taps as taps_module
 from lightning_distilbert.architectures import logits_at
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import pool
@@ -145,6 +146,27 @@ def test_a_plain_torch_encoder_gives_hidden_states():
     # the norm after the last layer belongs to the last hidden state
     assert torch.equal(states[2], output)
     assert taps.records[0].signals.mask is None
+
+
+def test_a_block_may_be_given_its_input_by_any_name():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2))
+
+        def forward(self, values):
+            for layer in self.layers:
+                values = layer(is_causal=False, src=values)
+            return values
+
+    encoder, values = Encoder().eval(), torch.randn(2, 3, 8)
+    with Taps(encoder, "", {"hidden_states"}) as taps:
+        output = encoder(values)
+    states = taps.records[0].signals.hidden_states
+    assert torch.equal(states[0], values)
+    assert torch.equal(states[2], output)
+    with pytest.raises(DistillationError, match=r"was called with \['is_causal'\] and no tensor among them"):
+        taps_module._hidden_in(encoder.layers[0], {"is_causal": False})
 
 
 def test_embeddings_come_from_a_module_that_pools_by_itself():

@@ -62,13 +62,34 @@ def test_its_special_tokens_come_first_and_its_size_is_what_was_asked_for():
 def test_the_same_texts_give_the_same_tokenizer_in_another_process():
     code = (
         "import sys, json; from lightning_distilbert.target_tokenizer import train_target_tokenizer as t;"
-        "print(json.dumps(sorted(t(json.loads(sys.argv[1]), 150).get_vocab().items())))"
+        "print(json.dumps([sorted(t(json.loads(sys.argv[1]), size).get_vocab().items()) for size in (150, 25)]))"
     )
     found = subprocess.run(
         [sys.executable, "-c", code, json.dumps(TEXTS)], capture_output=True, text=True, check=True,
         cwd=Path(__file__).resolve().parents[2],
     )  # fmt: skip
-    assert json.loads(found.stdout) == [list(item) for item in sorted(train_target_tokenizer(TEXTS, 150).vocab.items())]
+    # all characters fit into the first; for the second it has to choose among equally rare ones
+    for size, vocabulary in zip((150, 25), json.loads(found.stdout), strict=True):
+        assert vocabulary == [list(item) for item in sorted(train_target_tokenizer(TEXTS, size).get_vocab().items())]
+
+
+RARE = ["abcdefghijklmnopqrstuvwxyz aaa bbb", "\u6f22\u5b57\u4eee\u540d\u4ea4\u3058\u308a\u6587"]
+
+
+def test_more_characters_than_fit_leave_the_rarest_out():
+    for size in (5, 20, 33):
+        assert len(train_target_tokenizer(iter(RARE), size)) == size
+    tokenizer = train_target_tokenizer(RARE, 20)
+    assert set(tokenizer.get_vocab()) == {*SPECIAL, "\u2581", *"abcdefghijklmno"}  # of equally rare ones the lower
+    ids = tokenizer("abz \u6f22")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["\u2581", "a", "b", "<unk>", "\u2581", "<unk>", "</s>"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "ab"
+    # with room for all of them nothing is unknown
+    large = train_target_tokenizer([*RARE, *TEXTS])
+    for text in (*RARE, *TEXTS):
+        ids = large(text)["input_ids"]
+        assert 1 not in ids
+        assert large.decode(ids, skip_special_tokens=True) == text
 
 
 def test_it_comes_back_from_a_folder_and_from_a_checkpoint_s_files(tmp_path: Path):

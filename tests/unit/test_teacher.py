@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import lightning_distilbert.teacher as teacher_module
+from lightning_distilbert import DistillationModule, Retrieval
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import pool
 from lightning_distilbert.teacher import Teacher, cast_linear, declared_pooling, load_trained
@@ -260,6 +261,29 @@ def test_a_module_is_frozen_in_place_and_in_eval_at_every_call():
         model.train()
     assert seen == [(False, False)] * 2
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_type_of_its_own_is_that_of_a_copy_of_a_module():
+    model, cpu = masked_lm(), torch.device("cpu")
+    teacher = Teacher(model, dtype="bfloat16")
+    assert teacher.model.cls.predictions.bias.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in (*model.parameters(), *teacher.model.parameters()))
+    with torch.no_grad():
+        model.cls.predictions.bias.fill_(3.0)  # trained further between two fits
+    teacher.prepare(cpu, Precision())
+    assert teacher.model.cls.predictions.bias[0] == 3.0
+    same = model.to(torch.bfloat16)
+    assert Teacher(same, dtype="bfloat16").model is same  # nothing to cast
+
+
+def test_of_a_distillation_module_the_student_teaches(tiny_teacher_dir):
+    taught = DistillationModule(Retrieval(pooling="cls"), student=str(tiny_teacher_dir))
+    teacher = Teacher(taught)
+    assert teacher.source is taught.student
+    assert (teacher.pooling, Teacher(taught, pooling="mean").pooling) == ("cls", "mean")
+    found = teacher({"input_ids": torch.tensor([[2, 5, 3]])}, {"embedding"}).embedding
+    assert torch.equal(found, taught.student(torch.tensor([[2, 5, 3]])).last_hidden_state[:, 0])
 
 
 def test_a_module_whose_signals_come_from_several_places():

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.plugins.precision import HalfPrecision
 from torch import nn
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
@@ -241,6 +242,63 @@ def test_what_it_lacks_is_named(tiny_teacher_dir, tmp_path):
         Teacher(tiny_teacher_dir, pooling="cls", cache=pooled)(INPUTS, {"embedding"})
 
 
+def test_another_head_or_type_is_another_teacher(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return {"logits": self.one(x) + self.two(x)}
+
+    model, inputs = Two(), {"x": torch.randn(3, 4)}
+    Teacher(model, paths="one", cache=tmp_path)(inputs, {"logits"})
+    with pytest.raises(DistillationError, match=r"its path is 'one', and that of this one \{'logits': 'two'\}"):
+        Teacher(model, paths={"logits": "two"}, cache=tmp_path).open_cache({"logits"})
+    with pytest.raises(DistillationError, match="its dtype is 'its own', and that of this one 'bfloat16'"):
+        Teacher(model, paths="one", dtype="bfloat16", cache=tmp_path).open_cache({"logits"})
+    named = Teacher(model, paths={"logits": "two"}, cache=tmp_path / "two")
+    expected = named(inputs, {"logits"}).logits
+    again = Teacher(model, paths={"logits": "two"}, cache=tmp_path / "two")
+    assert torch.equal(again(inputs, {"logits"}).logits, expected)
+    assert again.cache.read == 3
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_module_that_was_trained_further_is_another_teacher(dtype, tmp_path):
+    model = nn.Linear(4, 2)
+    teacher = Teacher(model, dtype=dtype, cache=tmp_path)
+    teacher.open_cache({"logits"})
+    teacher({"input": torch.randn(3, 4).to(teacher.model.weight.dtype)}, {"logits"})
+    teacher.open_cache({"logits"})  # as a second fit does
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    with pytest.raises(DistillationError, match="was made by another teacher: its teacher is"):
+        teacher.open_cache({"logits"})
+
+
+def test_a_fit_in_half_precision_keeps_the_cache_of_a_module(tiny_teacher_dir, tmp_path):
+    teacher = Teacher(AutoModelForSequenceClassification.from_pretrained(tiny_teacher_dir), cache=tmp_path)
+    for _ in range(2):
+        teacher.open_cache({"logits"})
+        teacher.prepare(torch.device("cpu"), HalfPrecision("bf16-true"))
+        teacher(INPUTS, {"logits"})
+    assert (teacher.cache.read, teacher.cache.written) == (3, 3)
+
+
+def test_rows_that_nobody_owns_or_of_another_version_are_refused(tiny_teacher_dir, tmp_path):
+    Teacher(tiny_teacher_dir, cache=tmp_path)(INPUTS, {"logits"})
+    meta = json.loads((tmp_path / META).read_text())
+    (tmp_path / META).write_text(json.dumps({**meta, "format": 1}))
+    with pytest.raises(
+        DistillationError, match="by another version of this package: its format is 1, and this version"
+    ):
+        Teacher(tiny_teacher_dir, cache=tmp_path).open_cache({"logits"})
+    (tmp_path / META).unlink()
+    with pytest.raises(DistillationError, match=r"holds rows, and no signals\.json that says which teacher"):
+        Teacher(tiny_teacher_dir, cache=tmp_path).open_cache({"logits"})
+
+
 def test_signals_that_are_not_kept_are_refused_before_training(tiny_teacher_dir, tmp_path):
     with pytest.raises(DistillationError, match="an objective needs attention_scores, which take far more room"):
         fit(Teacher(tiny_teacher_dir, cache=tmp_path / "cache"), tmp_path, objectives=[Attention()])
@@ -278,6 +336,21 @@ def test_a_folder_that_cannot_be_written_or_read_is_refused(tiny_teacher_dir, tm
     (tmp_path / META).write_text("{")
     with pytest.raises(DistillationError, match=r"signals\.json cannot be read .* Delete the folder"):
         TeacherCache(tmp_path).open(nn.Linear(1, 1), None, {"logits"}, None)
+
+
+def test_a_fingerprint_is_of_what_the_config_computes():
+    def changed(**values):
+        torch.manual_seed(0)
+        model = model_of("bert", AutoModelForSequenceClassification, **values)
+        return fingerprint(model), fingerprint(nn.ModuleDict({"inside": model}))
+
+    first, inside = changed()
+    assert changed() == (first, inside)
+    for values in ({"num_attention_heads": 1}, {"hidden_act": "relu"}, {"layer_norm_eps": 1e-3}):
+        assert changed(**values)[0] != first
+        assert changed(**values)[1] != inside
+    for values in ({"id2label": {0: "no", 1: "yes"}}, {"problem_type": "regression"}, {"name_or_path": "elsewhere"}):
+        assert changed(**values) == (first, inside)
 
 
 def test_a_fingerprint_is_of_class_and_weights():

@@ -19,8 +19,12 @@ SETTINGS = "generation_config.json"
 TRANSLATING = (SETTINGS, f"{TARGET}/tokenizer.json", f"{TARGET}/tokenizer_config.json")
 VERIFY = ("model", "all", "none")
 KEY = "lightning_distilbert"
-# RoBERTa's kind counts positions from pad_token_id + 1, so that many rows of its table are never used
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
+# RoBERTa's kind counts positions from pad_token_id + 1, so that many rows of its table are never used (a rotary ESM has
+# no table, and was trained on as many tokens fewer all the same)
+OFFSET_POSITIONS = (
+    "roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm", "xlm-roberta-xl",
+    "data2vec-text", "ibert", "xmod", "luke", "lilt", "layoutlmv3", "markuplm", "esm",
+)  # fmt: skip
 # what a task's options are where the folder does not say them: those of its class
 DEFAULTS: dict[str, dict[str, Any]] = {
     "TextClassification": {"num_labels": None, "labels": None, "problem_type": "single_label_classification"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lightning_distilbert.attention import AttentionScores
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import attention_distance
 from lightning_distilbert.objectives import Attention
@@ -52,6 +53,28 @@ def test_every_option_changes_the_loss():
     student, teacher = scored(2), scored(4, seed=1)
     options = [{}, {"layers": "last"}, {"layers": "every"}, {"layers": [(1, 3)]}, {"metric": "kl"}]
     assert len({built(**option)(student, teacher).item() for option in options}) == len(options)
+
+
+@pytest.mark.parametrize("metric", ["mse", "kl"])
+def test_what_stands_at_padding_reaches_no_gradient(metric):
+    def gradients(fill):
+        torch.manual_seed(0)
+        parts = torch.randn(2, 2, 2, 3, 4)
+        parts[:, 0, :, 2] = fill  # the padded token of the first row
+        queries, keys = (part.clone().requires_grad_() for part in parts)
+        student = Signals(attention_scores=AttentionScores([queries], [keys]), mask=MASK)
+        loss = Attention(layers="last", metric=metric)(student, scored(1))
+        loss.backward()
+        return loss.detach(), queries.grad, keys.grad
+
+    clean, dirty = gradients(1.0), gradients(float("nan"))
+    assert all(torch.equal(one, other) for one, other in zip(clean, dirty, strict=True))
+    assert clean[1].abs().sum() > 0
+    # the loss is that of the scores themselves
+    torch.manual_seed(0)
+    queries, keys = torch.randn(2, 2, 2, 3, 4).unbind()
+    given = Signals(attention_scores=[queries @ keys.transpose(-1, -2) / 2], mask=MASK)
+    torch.testing.assert_close(clean[0], Attention(layers="last", metric=metric)(given, scored(1)))
 
 
 def test_only_the_layers_of_the_pairs_are_computed():

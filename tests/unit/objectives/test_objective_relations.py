@@ -8,6 +8,7 @@ import torch
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import relation_divergence
 from lightning_distilbert.objectives import Relations
+from lightning_distilbert.schedules import Linear
 from lightning_distilbert.signals import ModelFacts, Signals
 
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
@@ -66,6 +67,11 @@ def test_it_is_the_weighted_mean_of_the_relations_and_every_option_changes_it(op
 
 def test_weights_are_relative():
     torch.testing.assert_close(built(weights=[2, 2, 2])(STUDENT, TEACHER), built()(STUDENT, TEACHER))
+
+
+def test_a_schedule_is_none_of_the_weights():
+    with pytest.raises(DistillationError, match=r"Relations\(weights=\.\.\.\) holds a schedule, Linear"):
+        Relations(weights=[Linear(0.0, 1.0), 1.0, 1.0])
 
 
 def test_only_what_is_compared_is_required():

@@ -89,6 +89,18 @@ def test_options_change_the_ranking(data: RetrievalSplit, encoder: DistillationM
     assert evaluate_retrieval(data, "bm25").run != base
 
 
+def test_an_encoder_s_own_similarity_is_taken_unless_another_is_named(
+    data: RetrievalSplit, encoder: DistillationModule, tmp_path: Path
+):
+    runs = {}
+    for similarity in ("cosine", "dot"):
+        encoder.task = Retrieval(normalize=False, similarity=similarity)
+        runs[similarity] = evaluate_retrieval(data, encoder).run
+        encoder.save_student(tmp_path / similarity)
+        assert evaluate_retrieval(data, tmp_path / similarity).run == runs[similarity]
+    assert runs["cosine"] == evaluate_retrieval(data, encoder, similarity="cosine").run != runs["dot"]
+
+
 def test_the_vectors_of_the_corpus_are_kept(data: RetrievalSplit, encoder: DistillationModule, tmp_path: Path):
     first = evaluate_retrieval(data, encoder, vectors=tmp_path / "corpus.npy")
     assert (tmp_path / "corpus.npy").is_file()

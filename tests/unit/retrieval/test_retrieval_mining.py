@@ -183,6 +183,16 @@ def test_rows_with_few_negatives_are_counted(encoder: DistillationModule, tmp_pa
     assert [len(row["cosines"]) for row in rows] == [1, 1, 1, 3]
 
 
+def test_an_encoder_s_own_similarity_is_taken_unless_another_is_named(
+    data: RetrievalSplit, encoder: DistillationModule, tmp_path: Path
+):
+    encoder.task = Retrieval(normalize=False, similarity="dot")
+    rows = mine(data, encoder, tmp_path, num_negatives=2)
+    assert rows == mine(data, encoder, tmp_path, num_negatives=2, similarity="dot")
+    assert "dot_products" in rows[0]
+    assert "cosines" in mine(data, encoder, tmp_path, num_negatives=2, similarity="cosine")[0]
+
+
 def test_no_negative_at_all_is_an_error(encoder: DistillationModule, tmp_path: Path):
     data = RetrievalSplit(["a"], ["x"], [{0: 1.0}])
     with pytest.raises(DistillationError, match="Not one of 1 rows has a negative"):

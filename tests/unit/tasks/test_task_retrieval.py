@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, BertModel
 
-from lightning_distilbert import DistillationError, Retrieval
+from lightning_distilbert import DistillationError, DistillationModule, Retrieval, load
 from lightning_distilbert.tasks import Task
 
 
@@ -94,6 +96,34 @@ def test_metrics_search_the_corpus():
     assert scores[task.monitor.removeprefix("val/")] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("similarity", "rank"), [("cosine", 2), ("dot", 1)])
+def test_metrics_compare_by_the_task_s_similarity(similarity: str, rank: int):
+    task = Retrieval(normalize=False, similarity=similarity)
+    metrics = task.new_metrics()
+    task.update_metrics(
+        metrics, {"embedding": torch.tensor([[10.0, 10.0], [1.0, 0.0]])}, {"index": torch.arange(2)}
+    )  # by the dot product the first is nearest, by the cosine the second
+    query = {"index": torch.tensor([0]), "relevant": torch.tensor([[0]])}
+    task.update_metrics(metrics, {"embedding": torch.tensor([[1.0, 0.1]])}, query)
+    assert metrics.compute()["mrr@10"].item() == 1 / rank
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_the_saved_folder_says_by_what_vectors_are_compared(similarity: str, tiny_bert_dir, tmp_path: Path):
+    module = DistillationModule(Retrieval(normalize=False, similarity=similarity), student=str(tiny_bert_dir))
+    module.save_student(tmp_path / "student")
+    told = json.loads((tmp_path / "student" / "config_sentence_transformers.json").read_text())
+    assert told["similarity_fn_name"] == similarity
+    assert load(tmp_path / "student").task.similarity == similarity
+    library = pytest.importorskip("sentence_transformers")
+    encoder = library.SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert encoder.similarity_fn_name == similarity
+    vectors = torch.tensor(module.predict(["a great film", "a dog"]))
+    wanted = vectors @ vectors.T if similarity == "dot" else F.cosine_similarity(vectors[:, None], vectors, dim=-1)
+    torch.testing.assert_close(encoder.similarity(vectors, vectors), wanted)
+
+
 def test_decode_gives_plain_lists():
     assert Retrieval().decode({"embedding": torch.tensor([[0.5, -1.0]], dtype=torch.bfloat16)}) == [[0.5, -1.0]]
 
@@ -107,7 +137,11 @@ def test_an_unused_pooler_is_frozen(tiny_bert_dir):
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
-    [({"pooling": "max"}, "pooling='max': it is 'mean' or 'cls'"), ({"temperature": 0.0}, "temperature=0.0")],
+    [
+        ({"pooling": "max"}, "pooling='max': it is 'mean' or 'cls'"),
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"similarity": "l2"}, "similarity='l2': it is 'cosine' or 'dot'"),
+    ],
 )
 def test_options_out_of_range_are_refused(arguments, match: str):
     with pytest.raises(DistillationError, match=match):

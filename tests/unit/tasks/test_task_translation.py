@@ -12,6 +12,7 @@ from lightning_utilities.core import rank_zero
 
 from lightning_distilbert import DistillationError, DistillationModule, Translation, TranslationData, load
 from lightning_distilbert.functional import mean_or_zero
+from lightning_distilbert.taps import Taps
 from lightning_distilbert.tasks.translation import IGNORED
 from tests.parallel_texts import PAIRS, ROWS, TEXTS, save_translator, student, trainer
 
@@ -95,6 +96,13 @@ def test_evaluation_translates_without_a_search_and_training_does_not(translator
         short = Translation(evaluation_length=2).run(module.student, batch)["translations"]
         assert short.shape == (5, 2)
         assert set(module.task.run(module.student, {"input_ids": batch["input_ids"]})) == {"translations"}
+        # taps would take each step of a search for a forward; what else looks on does not count
+        handle = module.student.decoder.register_forward_hook(lambda *_: None)
+        assert set(module.task.run(module.student, batch)) == {"logits", "translations"}
+        handle.remove()
+        for requires in ({"logits"}, {"hidden_states"}):
+            with Taps(module.student, "", requires):
+                assert set(module.task.run(module.student, batch)) == {"logits"}
         calls = []
         handle = module.student.decoder.register_forward_pre_hook(lambda *_: calls.append(1))
         Translation(evaluation_beams=3).run(module.student, batch)

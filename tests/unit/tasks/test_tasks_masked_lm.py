@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from lightning_distilbert import DistillationError, DistillationModule, MaskedLM, Student
+from lightning_distilbert.taps import Taps
 from lightning_distilbert.tasks.masked_lm import MaskedLMScores
 
 VOCABULARY = 120
@@ -57,13 +58,18 @@ def test_logits_are_computed_where_they_are_wanted_alone(model: BertForMaskedLM)
     data, seen = batch(), []
     hook = model.cls.predictions.decoder.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     with torch.no_grad():
-        masked, everywhere = (MaskedLM(positions=at).run(model, data)["logits"] for at in ("masked", "all"))
+        masked = MaskedLM().run(model, data)["logits"]
+        with Taps(model, "", {"logits"}):
+            everywhere = MaskedLM(positions="all").run(model, data)["logits"]
+        unseen = MaskedLM(positions="all").run(model, data)["logits"]  # but for this hook
         full = MaskedLM().run(model, {name: value for name, value in data.items() if name != "labels"})["logits"]
     hook.remove()
     number = int((data["labels"] != -100).sum())
-    assert seen == [(number, VOCABULARY), (int(data["attention_mask"].sum()), VOCABULARY), (3, 9, VOCABULARY)]
+    real = int(data["attention_mask"].sum())
+    assert seen == [(rows, VOCABULARY) for rows in (number, real, number)] + [(3, 9, VOCABULARY)]
     torch.testing.assert_close(masked, full[data["labels"] != -100])
     torch.testing.assert_close(everywhere, masked)
+    assert torch.equal(unseen, masked)
 
 
 def test_positions_of_a_batch():
@@ -195,7 +201,6 @@ def test_logits_at_all_tokens_are_computed_only_where_an_objective_looks(tiny_ml
         )
         head = module.student.vocab_projector
         forward = head.forward
-        # no hook: it would look on
         head.forward = lambda hidden: rows.append(hidden.shape[0]) or forward(hidden)
         return module
 
