@@ -270,6 +270,34 @@ def _check_target(target: Path, overwrite: bool) -> None:
         )
 
 
+def read_json(path: Path) -> Any:
+    """Return what a file of JSON holds; None if there is none.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DistillationError: If it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise DistillationError(f"{path} cannot be read: {error}. Save the model again.") from error
+
+
+def read_object(path: Path | None) -> Mapping[str, Any]:
+    """Return the JSON object that a file holds; an empty one if there is none.
+
+    Args:
+        path: The file, or None.
+
+    Raises:
+        DistillationError: If it is not JSON.
+    """
+    value = None if path is None else read_json(path)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 

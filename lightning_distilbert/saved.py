@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,16 +13,20 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_distilbert import doctor, evaluation, tasks
 from lightning_distilbert.deploy.manifest import is_artefact
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import SENTENCE_TRANSFORMERS, load_tokenizer
+from lightning_distilbert.folder import SENTENCE_TRANSFORMERS, load_tokenizer, read_json, read_object
 from lightning_distilbert.loading import check_folder, load_model, short
 from lightning_distilbert.module import CHECKPOINT_KEY, DistillationModule
 from lightning_distilbert.retrieval.search import SIMILARITIES
+from lightning_distilbert.sentence_folder import (
+    SENTENCE_BERT,
+    changed_texts,
+    declared_pooling,
+    sentence_modules,
+)
 from lightning_distilbert.spec import from_config
 from lightning_distilbert.tasks.base import Task
-from lightning_distilbert.teacher import declared_pooling, sentence_modules
 
 Config = Mapping[str, Any]
-SENTENCE_BERT = "sentence_bert_config.json"
 # how the name of an architecture ends, and the auto class that such a model is loaded with
 HEADS = {
     "EncoderDecoderModel": "AutoModelForSeq2SeqLM",
@@ -36,7 +39,6 @@ HEADS = {
     "Model": "AutoModel",
 }
 UNSTATED_LENGTH = 512  # tokens of a translation by T5's kind, which was trained on as many
-CAPITALS = "AZ\u00c9\u03a9\u0416"  # of three scripts, one with an accent
 
 
 def load(
@@ -143,24 +145,10 @@ def read_config(folder: Path) -> dict[str, Any]:
             "deploy.load_artefact makes a module of it, and deploy.runtime.load runs it without torch."
         )
     check_folder(str(folder))
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise DistillationError(f"{folder / 'config.json'} holds no JSON object. Save the model again.")
     return config
-
-
-def _json(path: Path) -> Any:
-    """Return what a file of JSON holds; None if there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise DistillationError(f"{path} cannot be read: {error}. Save the model again.") from error
-
-
-def _object(path: Path) -> Mapping[str, Any]:
-    """Return the JSON object that a file holds; an empty one if there is none."""
-    value = _json(path)
-    return value if isinstance(value, Mapping) else {}
 
 
 def _find_task(folder: Path, config: Config, details: Config | None, given: Task | type[Task] | None) -> Task:
@@ -250,7 +238,7 @@ def _text_classification(folder: Path, config: Config) -> Task:
 
 def _is_cross_encoder(folder: Path, config: Config) -> bool:
     """Tell whether a folder is a CrossEncoder of sentence-transformers, of version 5, 4 or before."""
-    library = _object(folder / SENTENCE_TRANSFORMERS)
+    library = read_object(folder / SENTENCE_TRANSFORMERS)
     traces = ("sentence_transformers", "sbert_ce_default_activation_function")
     return library.get("model_type") == "CrossEncoder" or any(name in config for name in traces)
 
@@ -263,39 +251,20 @@ def _retrieval(folder: Path, config: Config) -> Task:
             f"{folder / 'modules.json'} lists a {unknown[0]}, which Retrieval does not compute: its vectors would be "
             "others than those of sentence-transformers."
         )
-    _check_texts(folder)
-    pooling: Any = declared_pooling(folder) or "mean"
-    normalize = not modules or "Normalize" in modules
-    return tasks.Retrieval(pooling, normalize=normalize, similarity=_similarity(folder))
-
-
-def _check_texts(folder: Path) -> None:
-    """Refuse a folder whose texts sentence-transformers changes before the tokenizer gets them."""
-    library, change = _object(folder / SENTENCE_TRANSFORMERS), None
-    name, prompts = library.get("default_prompt_name"), library.get("prompts")
-    prompt = prompts.get(name) if isinstance(name, str) and isinstance(prompts, Mapping) else None
-    if prompt:
-        change = f"{folder / SENTENCE_TRANSFORMERS} puts a prompt before each text ({name!r}: {prompt!r})"
-    elif _object(folder / SENTENCE_BERT).get("do_lower_case") is True and not _lowers(load_tokenizer(folder)):
-        change = f"{folder / SENTENCE_BERT} puts each text into lower case (do_lower_case), its tokenizer does not"
-    if change is not None:
+    if (change := changed_texts(folder)) is not None:
         raise DistillationError(
             f"{change}, and Retrieval takes texts as they are: its vectors would be others than those of "
             "sentence-transformers. Change the texts yourself, and say so: "
             "load(path, task=Retrieval(pooling=..., normalize=...))."
         )
-
-
-def _lowers(tokenizer: Any) -> bool:
-    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
-    if normalizer is None:
-        return False
-    return bool(normalizer.normalize_str(CAPITALS) == normalizer.normalize_str(CAPITALS.lower()))
+    pooling: Any = declared_pooling(folder) or "mean"
+    normalize = not modules or "Normalize" in modules
+    return tasks.Retrieval(pooling, normalize=normalize, similarity=_similarity(folder))
 
 
 def _similarity(folder: Path) -> Any:
     """Return by what a folder's vectors are compared: the cosine where sentence-transformers names nothing."""
-    named = _object(folder / SENTENCE_TRANSFORMERS).get("similarity_fn_name") or "cosine"
+    named = read_object(folder / SENTENCE_TRANSFORMERS).get("similarity_fn_name") or "cosine"
     if named in SIMILARITIES:
         return named
     rank_zero_warn(
@@ -341,7 +310,7 @@ def _check_labels(task: Task, config: Any, folder: Path) -> None:
 
 def _tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     tokenizer = load_tokenizer(folder, trust_remote_code)
-    limit = _object(folder / SENTENCE_BERT).get("max_seq_length")
+    limit = read_object(folder / SENTENCE_BERT).get("max_seq_length")
     if isinstance(limit, int):  # sentence-transformers cuts texts there, which its vectors show
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return tokenizer

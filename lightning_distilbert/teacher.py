@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import itertools
-import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,13 +15,13 @@ import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils.hub import cached_file
 
 from lightning_distilbert.architectures import TEACHER_INPUTS, accepted_inputs, backbone, encoder_of, logits_at
 from lightning_distilbert.checkpoints import CheckedLoading
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.folder import load_tokenizer
 from lightning_distilbert.loading import load_model
+from lightning_distilbert.sentence_folder import changed_texts, declared_pooling, sentence_modules
 from lightning_distilbert.signals import Signals
 from lightning_distilbert.spec import Spec
 from lightning_distilbert.taps import Paths, Taps
@@ -93,7 +92,15 @@ class Teacher(Spec):
     @functools.cached_property
     def pooling(self) -> str:
         """How its sentence embedding is pooled."""
-        return self._pooling or declared_pooling(self.source) or "mean"
+        if self._pooling is not None:
+            return self._pooling
+        if isinstance(self.source, str) and (change := changed_texts(self.source)) is not None:
+            raise DistillationError(
+                f"{change}, and a teacher is given texts as they are: its sentence vectors would be others than those "
+                "of sentence-transformers. Change the texts of your data yourself, and say so: "
+                f"Teacher({self.source!r}, pooling={declared_pooling(self.source) or 'mean'!r})."
+            )
+        return declared_pooling(self.source) or "mean"
 
     @property
     def model(self) -> nn.Module:
@@ -268,68 +275,6 @@ def cast_linear(model: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(module, nn.Linear):
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
-
-
-def declared_pooling(source: str | Path | nn.Module) -> str | None:
-    """Return the pooling that a sentence-transformers model declares, or None.
-
-    Args:
-        source: A folder or a hub name; a finished module declares none.
-
-    Raises:
-        DistillationError: If it declares one that is neither mean nor cls, or computes more than pooled vectors.
-    """
-    if isinstance(source, nn.Module):
-        return None
-    computed = ("Transformer", "Pooling", "Normalize", "Dropout")
-    if others := [kind for kind in sentence_modules(source) if kind not in computed]:
-        raise DistillationError(
-            f"{source} is a sentence-transformers model with a {others[0]}, which is not computed here: its sentence "
-            "vectors would be others. Pass pooling=... yourself to teach the vectors before it."
-        )
-    path = find_file(source, "1_Pooling/config.json")
-    if path is None:
-        return None
-    declared = json.loads(path.read_text(encoding="utf-8"))
-    # folders say "pooling_mode_cls_token": true, with one such key for each mode, or "pooling_mode": "cls"
-    modes = [key for key, value in declared.items() if key.startswith("pooling_mode_") and value is True]
-    for mode, flag in (("mean", "pooling_mode_mean_tokens"), ("cls", "pooling_mode_cls_token")):
-        if declared.get("pooling_mode") == mode or modes == [flag]:
-            return mode
-    raise DistillationError(
-        f"{path} declares a pooling that is neither mean nor cls: {declared}. Pass pooling=... yourself."
-    )
-
-
-def sentence_modules(source: str | Path) -> list[str]:
-    """Return the kinds of modules that a sentence-transformers model lists; none for another model.
-
-    Args:
-        source: A folder or a hub name.
-
-    Raises:
-        DistillationError: If the list is damaged.
-    """
-    path = find_file(source, "modules.json")
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8")) if path is not None else []
-        return [str(module["type"]).rpartition(".")[2] for module in listed]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DistillationError(f"{path} is no list of modules ({error}). Save the model again.") from error
-
-
-def find_file(source: str | Path, name: str) -> Path | None:
-    """Return a file that lies beside a model, in its folder or on the hub; None if there is none.
-
-    Args:
-        source: A folder or a hub name.
-        name: The file's name there.
-    """
-    try:
-        found = cached_file(os.path.expanduser(str(source)), name)
-    except OSError:  # no such file, or no such model, which loading its weights says better
-        return None
-    return None if found is None else Path(found)
 
 
 def load_trained(source: str, trust_remote_code: bool = False) -> nn.Module:

@@ -63,7 +63,8 @@ class Knowledge:
             takes texts and gives vectors.
         passages: The passages, as `Passage` or as dicts of ``text`` and, where wanted, ``title``, ``answer`` and
             ``source`` (or ``_id``; the number otherwise). Of equal ones the first is kept.
-        threshold: The cosine below which nothing is known. None takes the one that was saved with the encoder, or 0.5.
+        threshold: The score (a cosine, or a dot product if the encoder says so) below which nothing is known. None
+            takes the one that was saved with the encoder, or 0.5.
         vectors: A file for the vectors of the passages, ``.npy``, which is made anew where the passages have changed;
             None keeps them in memory.
 
@@ -165,7 +166,8 @@ class Knowledge:
             questions: The questions.
             top_k: How many for each at most.
         """
-        scores, places = search(self._embed(questions), self._vectors, top_k)
+        by = str(getattr(getattr(self.encoder, "task", None), "similarity", "cosine"))
+        scores, places = search(self._embed(questions), self._vectors, top_k, by)
         return [
             [Found(self.passages[place], score) for score, place in zip(*row, strict=True)]
             for row in zip(scores.tolist(), places.tolist(), strict=True)

@@ -17,8 +17,9 @@ from lightning_distilbert.answers import names_in
 from lightning_distilbert.deploy.manifest import is_artefact, read_manifest
 from lightning_distilbert.deploy.runtime.folder import model_bytes
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import unused_positions
+from lightning_distilbert.folder import read_json, unused_positions
 from lightning_distilbert.provenance import checked
+from lightning_distilbert.sentence_folder import SENTENCE_BERT
 from lightning_distilbert.spec import from_config
 
 KEY = "lightning_distilbert"
@@ -112,7 +113,7 @@ def read_facts(path: str | Path, metrics: Mapping[str, float] | None = None) -> 
     """
     folder = Path(path).expanduser()
     manifest = read_manifest(folder) if is_artefact(folder) else {}
-    own = mapping(saved._json(folder / "config.json")) if manifest else {}
+    own = mapping(read_json(folder / "config.json")) if manifest else {}
     config = own or saved.read_config(folder)  # which looks for weights, and refuses an artefact that has no config
     details = mapping(config.get(KEY))
     task, name = _task(folder, config, details)
@@ -123,7 +124,7 @@ def read_facts(path: str | Path, metrics: Mapping[str, float] | None = None) -> 
     else:
         parameters, size = measure_weights(folder)
         measured = mapping(details.get("metrics"))
-    tokenizer = mapping(saved._json(folder / "tokenizer_config.json"))
+    tokenizer = mapping(read_json(folder / "tokenizer_config.json"))
     mask = tokenizer.get("mask_token")
     labels = getattr(task, "labels", None) or names_in(mapping(config.get("id2label")))
     return Facts(
@@ -154,7 +155,7 @@ def measure_weights(folder: Path) -> tuple[int, int]:
         DistillationError: If a file of weights is missing, cut off or damaged.
     """
     index = folder / "model.safetensors.index.json"
-    wanted = set(mapping(mapping(saved._json(index)).get("weight_map")).values()) or {"model.safetensors"}
+    wanted = set(mapping(mapping(read_json(index)).get("weight_map")).values()) or {"model.safetensors"}
     files = [folder / str(name) for name in sorted(map(str, wanted))]
     if not index.exists() and not files[0].is_file():
         files = sorted(folder.glob("*.safetensors"))
@@ -194,7 +195,7 @@ def _max_length(folder: Path, config: Mapping[str, Any], tokenizer: Mapping[str,
     if isinstance(positions, int):  # where no padding is named, it is 1 in all types that count from it
         positions -= unused_positions(reader.get("model_type"), 1 if padding is None else padding)
     limits = [
-        mapping(saved._json(folder / "sentence_bert_config.json")).get("max_seq_length"),
+        mapping(read_json(folder / SENTENCE_BERT)).get("max_seq_length"),
         tokenizer.get("model_max_length"),
         positions,
     ]
@@ -203,7 +204,7 @@ def _max_length(folder: Path, config: Mapping[str, Any], tokenizer: Mapping[str,
 
 
 def _lower_case(folder: Path, tokenizer: Mapping[str, Any]) -> bool:
-    rules = mapping(mapping(saved._json(folder / "tokenizer.json")).get("normalizer"))
+    rules = mapping(mapping(read_json(folder / "tokenizer.json")).get("normalizer"))
     steps = [rules, *(rules.get("normalizers") or [])]
     return any(step.get("lowercase") is True or step.get("type") == "Lowercase" for step in steps) or (
         not rules and bool(tokenizer.get("do_lower_case"))

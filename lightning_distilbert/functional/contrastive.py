@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional.masking import full_precision, mean_or_zero
-from lightning_distilbert.functional.ranking import prepared
+from lightning_distilbert.functional.ranking import Score, prepared
 
 
 def in_batch_contrastive(
@@ -22,10 +22,11 @@ def in_batch_contrastive(
     document_rows: Tensor | None = None,
     relevant: Tensor | None = None,
     answers: Tensor | None = None,
+    score: Score = "cosine",
 ) -> Tensor:
     r"""Cross-entropy of each query's own document against the other documents of the batch (InfoNCE).
 
-    With :math:`s_{ij}` the cosine of query :math:`i` and document :math:`j`, :math:`a_i` the query's own document and
+    With :math:`s_{ij}` the score of query :math:`i` and document :math:`j`, :math:`a_i` the query's own document and
     :math:`R_i` the documents that are the same as it, or answer the query too (van den Oord et al. 2018,
     https://arxiv.org/abs/1807.03748, equation 4; Henderson et al. 2017, https://arxiv.org/abs/1705.00652, section 4.4;
     the MultipleNegativesRankingLoss of sentence-transformers with ``scale`` :math:`= 1 / \tau`; with hard negatives
@@ -39,7 +40,8 @@ def in_batch_contrastive(
 
     Failure mode: a document that answers two queries of a batch is pushed away from one of them unless
     ``document_ids`` and ``relevant`` say so. A batch of one document gives zero. With a larger batch there are more
-    negatives, so that losses of different batch sizes cannot be compared.
+    negatives, so that losses of different batch sizes cannot be compared. Dot products of long vectors, divided by a
+    small temperature, give a loss of hundreds, whose gradient is that of the worst negative alone: take 1 there.
 
     Args:
         queries: Of shape ``(batch, width)``.
@@ -53,6 +55,7 @@ def in_batch_contrastive(
         relevant: Integers of shape ``(batch, any)``: the ``document_ids`` of further documents that answer each query;
             any other number is padding.
         answers: Integers of shape ``(batch,)``: the row of each query's own document. None means row ``i``.
+        score: ``cosine``, or ``dot`` for the dot product of the vectors as they are.
 
     Returns:
         A float32 scalar in :math:`[0, \infty)`, computed in float32 whatever comes in; zero with a graph if no query
@@ -97,8 +100,8 @@ def in_batch_contrastive(
         if document_rows is None and rows is not None and batch:
             document_rows = rows.repeat(count // batch)
     with full_precision(queries):
-        left, asked = prepared(queries, rows)
-        right, real = prepared(documents, document_rows)
+        left, asked = prepared(queries, rows, score)
+        right, real = prepared(documents, document_rows, score)
         excluded = ~real.unsqueeze(0).expand(batch, count)
         if document_ids is not None:
             excluded = excluded | (document_ids[answers].unsqueeze(-1) == document_ids)

@@ -30,13 +30,13 @@ class Retrieval(Task):
     Args:
         pooling: How a sentence vector is pooled: the mean over real tokens, or the first token.
         normalize: Whether vectors are scaled to length 1, so that the dot product is the cosine.
-        temperature: The divisor of the similarities in the contrastive loss.
+        temperature: The divisor of the similarities in the contrastive loss. None is 0.05, and 1 for dot products of
+            vectors that are not scaled.
         gather: Whether the documents of all processes of a distributed run are compared with each query, and not only
             those of its own. The loss and its gradient are then those of one process with the whole batch. The numbers
             in ``document_index`` must mean the same text in each process, as those of `RetrievalData` do.
-        similarity: By what a search compares the vectors, in evaluation and for who loads the saved folder:
-            ``"cosine"``, or ``"dot"``, which is the same for vectors of length 1. The contrastive loss takes the cosine
-            in any case.
+        similarity: By what vectors are compared, in the contrastive loss, in evaluation and by who searches with the
+            saved folder: ``"cosine"``, or ``"dot"``, which is the same for vectors of length 1.
 
     Raises:
         DistillationError: If an option is out of range.
@@ -56,12 +56,14 @@ class Retrieval(Task):
         self,
         pooling: Literal["mean", "cls"] = "mean",
         normalize: bool = True,
-        temperature: float = 0.05,
+        temperature: float | None = None,
         gather: bool = False,
         similarity: Literal["cosine", "dot"] = "cosine",
     ) -> None:
         if pooling not in ("mean", "cls"):
             raise DistillationError(f"pooling={pooling!r}: it is 'mean' or 'cls'.")
+        if temperature is None:
+            temperature = 1.0 if similarity == "dot" and not normalize else 0.05
         if temperature <= 0:
             raise DistillationError(f"temperature={temperature}: it must be above 0.")
         if similarity not in SIMILARITIES:
@@ -114,7 +116,7 @@ class Retrieval(Task):
             # a mean over the queries of all processes, which need not have as many each
             share = processes() * counting / sum_over_processes(counting).clamp(min=1)
         loss = in_batch_contrastive(
-            queries, documents, ids, self.temperature, rows, real, batch.get("relevant_index"), answers
+            queries, documents, ids, self.temperature, rows, real, batch.get("relevant_index"), answers, self.similarity
         )
         return share * loss
 

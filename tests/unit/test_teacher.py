@@ -21,11 +21,11 @@ from transformers import (
     DistilBertModel,
 )
 
-import lightning_distilbert.teacher as teacher_module
-from lightning_distilbert import DistillationModule, Retrieval
+from lightning_distilbert import DistillationModule, Retrieval, sentence_folder
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import pool
-from lightning_distilbert.teacher import Teacher, cast_linear, declared_pooling, load_trained
+from lightning_distilbert.sentence_folder import declared_pooling
+from lightning_distilbert.teacher import Teacher, cast_linear, load_trained
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_without_a_declaration_the_mean_is_taken(tiny_bert_dir):
 
 def test_the_pooling_of_a_model_on_the_hub_is_read_too(folder, monkeypatch):
     declare(folder, pooling_mode="cls")
-    monkeypatch.setattr(teacher_module, "cached_file", lambda source, name: str(folder / name))
+    monkeypatch.setattr(sentence_folder, "cached_file", lambda source, name: str(folder / name))
     (folder / "modules.json").write_text("[]")
     assert Teacher("owner/name").pooling == "cls"
     monkeypatch.undo()

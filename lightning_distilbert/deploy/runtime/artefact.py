@@ -145,7 +145,12 @@ class Artefact:
         return np.asarray(found[0] if single else found)
 
     def search(
-        self, queries: Any, corpus_vectors: np.ndarray, top_k: int = 10, similarity: str = "cosine", block: int = 4096
+        self,
+        queries: Any,
+        corpus_vectors: np.ndarray,
+        top_k: int = 10,
+        similarity: str | None = None,
+        block: int = 4096,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the texts of a corpus that are nearest to queries, exactly.
 
@@ -153,7 +158,7 @@ class Artefact:
             queries: Texts (one, or a list), or their vectors, of shape ``(queries, width)``.
             corpus_vectors: What `embed` gave for the corpus; it may be mapped from a file.
             top_k: How many to return for each query, at most.
-            similarity: ``"cosine"`` or ``"dot"``.
+            similarity: ``"cosine"`` or ``"dot"``; None is that of the student.
             block: How many of both to compare at once.
 
         Returns:
@@ -165,7 +170,8 @@ class Artefact:
         self._check("search", "Retrieval")
         if not isinstance(queries, np.ndarray) or queries.dtype.kind not in "fiu":
             queries = self.embed([queries] if isinstance(queries, str) else queries)
-        return vectors.search(queries, corpus_vectors, top_k, similarity, block)
+        by = similarity or str(self.options["similarity"])
+        return vectors.search(queries, corpus_vectors, top_k, by, block)
 
     def rerank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, batch_size: int | None = None

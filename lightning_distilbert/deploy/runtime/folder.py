@@ -31,7 +31,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "IntentClassification": {"labels": None, "out_of_scope": "oos"},
     "TokenClassification": {"num_labels": None, "labels": None},
     "QuestionAnswering": {"no_answer": False, "max_answer_length": 30, "doc_stride": 128, "max_question_length": 64},
-    "Retrieval": {},
+    "Retrieval": {"similarity": "cosine"},
     "Reranking": {},
     "MaskedLM": {"top_k": 5},
     "Translation": {},

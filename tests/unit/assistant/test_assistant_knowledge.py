@@ -38,6 +38,15 @@ def test_nearest_come_first_with_their_sources():
     assert [row[0].passage.source for row in knowledge.search_all(["a", "b"])] == ["first", "7"]
 
 
+def test_passages_are_compared_as_the_encoder_s_task_says():
+    encoder = Encoder()
+    rows = [{"text": "ab", "source": "near"}, {"text": "aaaccc", "source": "long"}]
+    assert Knowledge(encoder, rows).search("aab")[0].passage.source == "near"
+    encoder.task = Retrieval(normalize=False, similarity="dot")
+    found = Knowledge(encoder, rows).search("aab")[0]
+    assert (found.passage.source, found.score) == ("long", pytest.approx(6, abs=0.1))
+
+
 def test_threshold_is_the_one_given_the_one_saved_or_a_half():
     thresholds = [
         Knowledge(Encoder(saved), ROWS, given).threshold

@@ -38,7 +38,7 @@ TASKS: dict[str, Task] = {
     "score": TextClassification(problem_type="regression"),
     "intents": IntentClassification(labels=["a", "oos", "b"]),
     "vectors": Retrieval(),
-    "first token": Retrieval(pooling="cls", normalize=False),
+    "first token": Retrieval(pooling="cls", normalize=False, similarity="dot"),
     "masked": MaskedLM(top_k=3),
     "entities": TokenClassification(labels=TAGS),
     "ranks": Reranking(),
@@ -247,6 +247,17 @@ def test_search_finds_what_the_package_finds(made: Made):
     assert np.array_equal(places, wanted[1])
     assert np.array_equal(artefact.search(vectors[:5], vectors, top_k=4, block=3)[1], places)
     assert artefact.search("a film", vectors)[1].shape == (1, 10)
+
+
+def test_search_compares_as_the_student_does(made: Made):
+    _, artefact = made("first token")
+    corpus = [text for text in random_texts(8, count=60) if text.strip()]
+    vectors = artefact.embed(corpus) * np.linspace(0.1, 10.0, len(corpus), dtype=np.float32)[:, None]
+    scores, places = artefact.search(corpus[:5], vectors)
+    wanted = torch_search(torch.tensor(artefact.embed(corpus[:5])), torch.tensor(vectors), 10, similarity="dot")
+    np.testing.assert_allclose(scores, wanted[0], rtol=1e-4)
+    assert np.array_equal(places, wanted[1])
+    assert not np.array_equal(places, artefact.search(corpus[:5], vectors, similarity="cosine")[1])
 
 
 def test_concurrent_calls_do_not_disturb_each_other(made: Made):

@@ -75,6 +75,25 @@ def test_loss_is_in_batch_contrastive(temperature: float):
     assert without_ids.item() != pytest.approx(expected, rel=1e-4)
 
 
+def test_loss_compares_as_the_search_does():
+    generator = torch.Generator().manual_seed(3)
+    queries, documents = (3 * torch.randn(5, 8, generator=generator) for _ in range(2))
+    outputs, batch = {"query": queries, "document": documents}, {"query": texts(5), "document": texts(5)}
+    by_dot = Retrieval(normalize=False, similarity="dot")
+    assert by_dot.temperature == 1.0
+    expected = contrastive_by_hand(queries, documents, list(range(5)), 1.0)
+    assert by_dot.loss(outputs, batch).item() == pytest.approx(expected, rel=1e-5)
+    by_cosine = Retrieval(normalize=False)
+    assert by_cosine.temperature == Retrieval(similarity="dot").temperature == 0.05
+    scaled = [F.normalize(vectors, dim=-1) for vectors in (queries, documents)]
+    expected = contrastive_by_hand(*scaled, list(range(5)), 0.05)
+    assert by_cosine.loss(outputs, batch).item() == pytest.approx(expected, rel=1e-4)
+    colder = Retrieval(normalize=False, similarity="dot", temperature=2.0)
+    assert colder.loss(outputs, batch).item() == pytest.approx(
+        contrastive_by_hand(queries, documents, list(range(5)), 2.0), rel=1e-5
+    )
+
+
 def test_batch_of_texts_has_no_loss():
     assert Retrieval().loss({"embedding": torch.ones(2, 3)}, texts(2)) is None
 

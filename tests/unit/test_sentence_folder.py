@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModel, AutoTokenizer, BertTokenizer
 
-from lightning_distilbert import DistillationError, load
+from lightning_distilbert import DistillationError, Teacher, load
 from lightning_distilbert.retrieval.encode import open_encoder
 from lightning_distilbert.tasks import Retrieval
 
@@ -66,6 +67,19 @@ def test_a_prompt_that_sentence_transformers_puts_before_each_text_is_refused(ti
         options = {"prompts": prompts, "default_prompt_name": name}
         of_sentence_transformers(tmp_path / str(index), tokenizer, tiny_bert_dir, **options)
         assert load(tmp_path / str(index)).predict(TEXTS) == vectors
+
+
+def test_a_teacher_whose_texts_sentence_transformers_changes_is_refused(tiny_bert_dir: Path, tmp_path: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert_dir)
+    options = {"prompts": {"query": "the film "}, "default_prompt_name": "query"}
+    of_sentence_transformers(tmp_path / "model", tokenizer, tiny_bert_dir, **options)
+    batch = dict(tokenizer(TEXTS, return_tensors="pt", padding=True))
+    with pytest.raises(DistillationError, match=r"puts a prompt .* Teacher\('.*model', pooling='mean'\)"):
+        Teacher(str(tmp_path / "model"))(batch, {"embedding"})
+    # its own answers do not need a pooling, and who names one knows
+    assert Teacher(str(tmp_path / "model"))(batch, {"hidden_states"}).hidden_states is not None
+    told = Teacher(str(tmp_path / "model"), pooling="mean")(batch, {"embedding"}).embedding
+    torch.testing.assert_close(told, Teacher(str(tiny_bert_dir))(batch, {"embedding"}).embedding)
 
 
 def test_what_sentence_transformers_compares_by_comes_back(tiny_bert_dir: Path, tmp_path: Path):
