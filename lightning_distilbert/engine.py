@@ -139,6 +139,8 @@ class Distiller:
         embedded = resolve_paths(root, self.student, self.requires).get("embedding")
         self.pairs = pair_template(self.teacher, self.parts, embedded)
         wanted = self.requires if self.pairs is None else frozenset({"logits"})
+        if "embedding" in wanted:
+            _ = self.teacher.pooling  # what its folder declares is refused here, and not at the first step
         student = facts_of("the student", root, self.student, self.requires)
         teacher = facts_of(f"the teacher {self.teacher.name}", self.teacher.model, self.teacher.paths, wanted)
         for objective in self.parts:

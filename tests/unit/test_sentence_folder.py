@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertTokenizer
 
-from lightning_distilbert import DistillationError, Teacher, load
+from lightning_distilbert import DistillationError, DistillationModule, Teacher, load
 from lightning_distilbert.retrieval.encode import open_encoder
 from lightning_distilbert.tasks import Retrieval
 
@@ -76,6 +76,9 @@ def test_a_teacher_whose_texts_sentence_transformers_changes_is_refused(tiny_ber
     batch = dict(tokenizer(TEXTS, return_tensors="pt", padding=True))
     with pytest.raises(DistillationError, match=r"puts a prompt .* Teacher\('.*model', pooling='mean'\)"):
         Teacher(str(tmp_path / "model"))(batch, {"embedding"})
+    module = DistillationModule(Retrieval(), teacher=str(tmp_path / "model"), student=str(tiny_bert_dir))
+    with pytest.raises(DistillationError, match="puts a prompt"):  # before the first step
+        module.setup("fit")
     # its own answers do not need a pooling, and who names one knows
     assert Teacher(str(tmp_path / "model"))(batch, {"hidden_states"}).hidden_states is not None
     told = Teacher(str(tmp_path / "model"), pooling="mean")(batch, {"embedding"}).embedding
