@@ -22,6 +22,7 @@ from benchmarks.common import CACHE, Store, fit, layerwise, predict, pretrained,
 from lightning_distilbert import (
     DistillationModule,
     Student,
+    Teacher,
     TextClassification,
     TextClassificationData,
 )
@@ -59,6 +60,15 @@ RECIPES = {
 }
 PAIRS = ("MRPC", "RTE", "STS-B")
 LONG = {name: PAIRS for name in RECIPES if "4 x" in name}  # the tasks that they are for
+
+
+UNCACHED = ("tinybert", "minilm")  # a teacher's cache holds no attention
+
+
+def teacher_of(folder, recipe):
+    """The teacher; what it says is kept for the later passes and the other seeds."""
+    cache = None if recipe in UNCACHED else folder.with_name(f"{folder.name}-says") / recipe.replace(" ", "-")
+    return Teacher(str(folder), cache=cache)
 
 
 def accuracy(logits, labels):
@@ -121,7 +131,7 @@ def run(store, name, recipe, seed, rate=None):
             spec = Student(layers=3, source=str(folder), dropout=dropout)
             module = DistillationModule(
                 head_of(name),
-                teacher=None if objectives is None else str(folder),
+                teacher=None if objectives is None else teacher_of(folder, recipe),
                 student=spec if model is None else model,
                 objectives=objectives() if callable(objectives) else objectives or "default",
                 task_weight=task_weight,

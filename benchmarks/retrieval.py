@@ -33,6 +33,7 @@ from lightning_distilbert import (
     SentenceEmbedding,
     Similarity,
     Student,
+    Teacher,
 )
 from lightning_distilbert.data.beir import RetrievalSplit, read_beir
 from lightning_distilbert.data.readers import read_rows
@@ -186,7 +187,8 @@ class Benchmark:
         if (folder := mpnet()) is None:
             return SKIPPED
         terms = [SentenceEmbedding(metric="cosine", weight=20.0), Similarity(temperature=0.05, weight=4.0)]
-        options = {"teacher": str(folder), "terms": terms, "unlabelled": self.test.documents}
+        teacher = Teacher(str(folder), cache=self.folder / "mpnet-says")  # further passes would cost the student's part
+        options = {"teacher": teacher, "terms": terms, "unlabelled": self.test.documents}
         self.student("mpnet-distilled", self.train, 1, **options)
 
     def rows(self):

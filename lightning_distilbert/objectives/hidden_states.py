@@ -158,7 +158,13 @@ class HiddenStates(LayerPairs):
 
 
 def fit_projections(
-    projections: nn.ModuleList, owner: str, option: str, count: int, student: ModelFacts, teacher: ModelFacts
+    projections: nn.ModuleList,
+    owner: str,
+    option: str,
+    count: int,
+    student: ModelFacts,
+    teacher: ModelFacts,
+    kind: type[nn.Linear] = nn.Linear,
 ) -> None:
     """Bring a list of projections to what two models need; those of the right shape are kept.
 
@@ -169,6 +175,7 @@ def fit_projections(
         count: How many projections are needed, if any.
         student: The model whose ``hidden_size`` goes in.
         teacher: The model whose ``hidden_size`` comes out.
+        kind: The class of a projection.
 
     Raises:
         DistillationError: If the widths differ under ``never``, or are unknown under ``always``.
@@ -202,7 +209,7 @@ def fit_projections(
     while len(projections):
         projections.pop(-1)
     projections.extend(kept)
-    projections.extend(nn.Linear(ours or 0, theirs or 0) for _ in range(count - len(kept)))
+    projections.extend(kind(ours or 0, theirs or 0) for _ in range(count - len(kept)))
 
 
 def project(selected: Tensor, projections: nn.ModuleList, index: int) -> Tensor:

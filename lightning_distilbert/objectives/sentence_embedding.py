@@ -12,6 +12,7 @@ from lightning_distilbert.functional.masking import both, check_same_shape, sele
 from lightning_distilbert.functional.sentence_embedding import embedding_distance
 from lightning_distilbert.objectives.base import Objective
 from lightning_distilbert.objectives.hidden_states import ProjectionOption, check_widths, fit_projections, project
+from lightning_distilbert.objectives.orthogonal import OrthogonalLinear
 from lightning_distilbert.schedules import Schedule
 from lightning_distilbert.signals import ModelFacts, Signals
 
@@ -22,14 +23,17 @@ class SentenceEmbedding(Objective):
     .. math:: \mathcal{L}_{\cos} = \frac{1}{N} \sum_n 1 - \cos(W e^S_n, e^T_n) \qquad
         \mathcal{L}_{\mathrm{mse}} = \frac{1}{N d} \sum_n \|W e^S_n - e^T_n\|^2
 
-    Failure mode: with a projection :math:`W` the student's own space is any linear image of the teacher's, in which
-    cosines are not the teacher's; add `Similarity` when the embeddings are used without the projection, as they are in
-    a saved student.
+    Where the widths differ :math:`W` is an orthogonal map that is learnt with the student (`OrthogonalLinear`): the
+    student's embeddings are used without it later, and into a wider space it leaves their cosines as they are. Any
+    linear map would let the student's own cosines be others than the teacher's.
+
+    Failure mode: a teacher's embeddings that need more dimensions than the student has can only be met in part, and
+    those of a narrower teacher say nothing of the student's other dimensions; add `Similarity`.
 
     Args:
         metric: ``cosine``, ``mse`` or ``normalized_mse`` (``mse`` of vectors scaled to length 1).
-        projection: ``auto`` (a linear map from the student's to the teacher's width where these differ), ``always``, or
-            ``never``. It is trained with the student and thrown away after.
+        projection: ``auto`` (an orthogonal map from the student's to the teacher's width where these differ),
+            ``always``, or ``never``. It is trained with the student and thrown away after.
         weight: The factor of this term in the total loss, a number or a `Schedule`.
 
     Raises:
@@ -68,7 +72,8 @@ class SentenceEmbedding(Objective):
         Raises:
             DistillationError: If the widths differ and no projection is allowed.
         """
-        fit_projections(self.projections, "SentenceEmbedding", self.projection, 1, student, teacher)
+        kind = OrthogonalLinear
+        fit_projections(self.projections, "SentenceEmbedding", self.projection, 1, student, teacher, kind)
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
         """Compare the embeddings of one student forward with the teacher's.
