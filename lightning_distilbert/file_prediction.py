@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 
 from lightning_distilbert.data.readers import SUFFIXES, Row, iter_rows, kind_of, open_text
 from lightning_distilbert.data.writers import check_output, complete, finite, write_rows
+from lightning_distilbert.deploy import load_artefact
+from lightning_distilbert.deploy.manifest import is_artefact
 from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.placing import check_writable
 from lightning_distilbert.precision import auto_precision
@@ -39,12 +41,12 @@ def predict_file(
     precision: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Answer the rows of a file with a saved student, holding few of them in memory.
+    """Answer the rows of a file with a saved student or an artefact, holding few of them in memory.
 
     The file is read twice: all of it is checked before the first row is answered.
 
     Args:
-        model: The folder of the student.
+        model: The folder of the student, or of what `lightning_distilbert.deploy.export` made of it.
         source: The file of rows.
         output: The file to write; it appears when it is complete.
         text: The column of the text, or the two columns of a pair; None takes the task's.
@@ -81,7 +83,14 @@ def predict_file(
     if first is None:
         raise DistillationError(f"{source} holds no rows.")
 
-    module = load(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    artefact = is_artefact(Path(model).expanduser())
+    if artefact and (device or precision):
+        raise DistillationError(
+            f"{str(model)!r} is an artefact, which computes where and how it was exported to: leave out device and "
+            "precision."
+        )
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    module = load_artefact(model) if artefact else load(model, place)
     vectors = path.suffix.lower() == ".npy"
     if vectors and module.task.auto_class != "AutoModel":
         raise DistillationError(
@@ -91,7 +100,7 @@ def predict_file(
     _warn_of_blank_lines(source, delimiter)
     taken, mask = None if vectors else field, module.tokenizer.mask_token if _fills_masks(module.task) else None
     count = _check(_rows(source, **table), names, taken, source, _takes_words(module.task), mask)
-    mixed = (precision or auto_precision()) == "bf16-mixed"
+    mixed = not artefact and (precision or auto_precision()) == "bf16-mixed"
 
     def answered() -> Iterator[tuple[Row, Any]]:
         done = 0

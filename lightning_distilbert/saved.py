@@ -142,7 +142,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if is_artefact(folder) and not any(folder.glob("*.safetensors")):
         raise DistillationError(
             f"{str(folder)!r} is an artefact of lightning-distilbert export, without the student's weights: "
-            "deploy.load_artefact makes a module of it, and deploy.runtime.load runs it without torch."
+            "deploy.load_artefact makes a module of it, deploy.runtime.load runs it without torch, and the commands "
+            "predict and serve take it."
         )
     check_folder(str(folder))
     config = read_json(folder / "config.json")

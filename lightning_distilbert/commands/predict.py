@@ -31,7 +31,7 @@ def _parser() -> PlainParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", required=True, help="folder of a saved student, or of another model of a known kind")
+    add("--model", required=True, help="folder of a saved student, of an artefact, or of another model of a known kind")
     add("--input", required=True, help="file of rows: .jsonl, .tsv, .csv, .parquet, or .txt with a text on each line")
     add("--output", required=True, help="file to write: .jsonl, or .npy for the vectors of a retrieval student")
     add("--overwrite", action="store_true", help="replace the output if it is there")

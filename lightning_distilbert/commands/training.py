@@ -122,7 +122,7 @@ class DistillationCLI(LightningCLI):
 
 
 class EarlyLook(CallbackBase):
-    """Warns of a misspelt ``monitor`` before training, of which Lightning complains after the first epoch."""
+    """Tells of a wrong ``monitor`` before training; Lightning complains of it after the first epoch."""
 
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
         """Compare with what the check before training has logged.
@@ -130,15 +130,24 @@ class EarlyLook(CallbackBase):
         Args:
             trainer: The Trainer.
             pl_module: The module.
+
+        Raises:
+            DistillationError: If a metric is watched that a `DistillationModule` does not compute. (Another module may
+                log what this check did not: for it there is a warning.)
         """
         logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
         watched = {getattr(callback, "monitor", None): type(callback).__name__ for callback in trainer.callbacks}
         for name, owner in watched.items():
             if logged and name is not None and name.startswith("val/") and name not in logged:
-                rank_zero_warn(
-                    f"{owner} watches {name!r}, and the check before training logged only {logged}."
-                    f"{nearest(name, logged)} If it is not there after the first epoch, training stops."
-                )
+                told = f"{owner} watches {name!r}, and the check before training logged only {logged}."
+                told += nearest(name, logged)
+                if type(pl_module) is DistillationModule:
+                    raise DistillationError(
+                        f"{told} {type(pl_module.task).__name__} is best told by "
+                        f"--trainer.callbacks.monitor {pl_module.task.monitor} --trainer.callbacks.mode "
+                        f"{pl_module.task.mode}."
+                    )
+                rank_zero_warn(f"{told} If it is not there after the first epoch, training stops.")
 
 
 def check_target(path: str | Path) -> None:

@@ -379,9 +379,12 @@ class TextData(LightningDataModule):
             trained = isinstance(student, PreTrainedModel) and not getattr(student.config, "fresh_head", False)
             owner, config = ("the model", student.config) if trained and student is not None else ("", None)
         if config is not None and label_names(config) is None and getattr(config, "id2label", None):
+            told = f"The labels of the rows have the names {list(names)}, and "
+            if len(config.id2label) != len(names):
+                raise DistillationError(f"{told}{owner} has {len(config.id2label)} outputs: it is of another task.")
             raise DistillationError(
-                f"The labels of the rows have the names {list(names)}, and the outputs of {owner} have none, so that "
-                "nobody says which is which. Name the labels in the order of its outputs: labels=[...]."
+                f"{told}the outputs of {owner} have none, so that nobody says which is which. Name the labels in the "
+                "order of its outputs: labels=[...]."
             )
 
     def attached_module(self) -> Any:

@@ -104,7 +104,8 @@ class LabelSet:
         if num_labels is not None and len(names) != num_labels:
             raise DistillationError(
                 f"{where} has {len(names)} labels where the task has num_labels={num_labels}: {_listed(names)}. "
-                "Name all of them, in their order: labels=[...]."
+                f"Set num_labels={len(names)} if these are all; else name all of them, in their order, labels=[...], "
+                "and set num_labels to their number."
             )
         return cls(problem_type, names, num_labels or len(names))
 

@@ -133,6 +133,7 @@ class LayerPairs(Objective):
             raise DistillationError(
                 f"{type(self).__name__} compares the pairs {list(pairs)}, and the layers end at {student_layers} "
                 f"(student) and {teacher_layers} (teacher)."
+                + ("" if student_layers and teacher_layers else " A model that torch.compile made shows no layers.")
             )
         return pairs
 

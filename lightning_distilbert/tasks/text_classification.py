@@ -71,7 +71,10 @@ class TextClassification(Task):
         if num_labels is None:
             raise DistillationError("TextClassification needs num_labels, or the names of the labels.")
         if labels and len(labels) != num_labels:
-            raise DistillationError(f"num_labels={num_labels}, but {len(labels)} labels are named: {list(labels)}.")
+            raise DistillationError(
+                f"num_labels={num_labels}, but {len(labels)} labels are named: {list(labels)}. Set num_labels to "
+                f"{len(labels)}, or to null (None in Python)."
+            )
         if problem_type == "regression" and num_labels != 1:
             raise DistillationError(f"Regression has one output, not num_labels={num_labels}.")
         if problem_type == "single_label_classification" and num_labels < 2:

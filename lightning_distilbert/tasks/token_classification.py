@@ -64,7 +64,10 @@ class TokenClassification(Task):
             if len(set(labels)) < len(labels):
                 raise DistillationError(f"labels={list(labels)} names a label twice.")
             if num_labels not in (None, len(labels)):
-                raise DistillationError(f"num_labels={num_labels}, but {len(labels)} labels are named: {list(labels)}.")
+                raise DistillationError(
+                    f"num_labels={num_labels}, but {len(labels)} labels are named: {list(labels)}. Set num_labels to "
+                    f"{len(labels)}, or to null (None in Python)."
+                )
         if num_labels is not None and num_labels < 2:
             raise DistillationError(f"One label out of num_labels={num_labels} is no choice; give at least 2.")
         if monitor is not None:

@@ -365,8 +365,9 @@ def test_mistake_is_one_line(arguments: list[str], message: str, capsys, workpla
 
 
 def test_a_mistyped_monitor_is_told_before_training(capsys, workplace: Path):
-    with pytest.warns(UserWarning, match="ModelCheckpoint watches 'val/nothing', and the check before training logged"):
-        assert "val/nothing" in refused(capsys, *text_fit("--trainer.callbacks.monitor", "val/nothing"))
+    told = refused(capsys, *text_fit("--trainer.callbacks.monitor", "val/nothing"))
+    assert "ModelCheckpoint watches 'val/nothing', and the check before training logged" in told
+    assert "--trainer.callbacks.monitor val/accuracy" in told
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from lightning_distilbert import DistillationError, DistillationModule, Student,
 from lightning_distilbert.data.readers import read_rows
 from lightning_distilbert.file_prediction import predict_file
 from lightning_distilbert.tasks import MaskedLM, QuestionAnswering, Reranking, Retrieval, Task, TokenClassification
+from tests.artefacts import make_artefact
 
 TEXTS = [f"the {'great' if i % 3 else 'very very dull'} movie is number {i}" for i in range(11)]
 ROWS = [
@@ -162,6 +163,21 @@ def test_vectors_as_an_array(tiny_bert_dir: Path, monkeypatch: pytest.MonkeyPatc
     assert array.dtype == np.float32
     assert np.array_equal(array, np.array(module.predict(TEXTS), dtype=np.float32))
     assert [path.name for path in Path("new").iterdir()] == ["out.npy"]
+
+
+def test_an_artefact_answers_as_its_student(model: DistillationModule):
+    expected = predict()
+    make_artefact(Path("model"), Path("artefact"))
+    count = predict_file("artefact", "in.jsonl", "artefact.jsonl")
+    answers = read_rows("artefact.jsonl")
+    assert count == len(answers) == len(expected)
+    for found, wanted in zip(answers, expected, strict=True):
+        score = wanted["prediction"].pop("score")
+        assert found["prediction"].pop("score") == pytest.approx(score, abs=1e-5)
+        assert found == wanted
+    with pytest.raises(DistillationError, match="leave out device and precision"):
+        predict_file("artefact", "in.jsonl", "again.jsonl", device="cpu")
+    assert not Path("again.jsonl").exists()
 
 
 def test_options_of_the_model_arrive(model: DistillationModule, monkeypatch: pytest.MonkeyPatch):

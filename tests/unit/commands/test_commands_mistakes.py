@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from lightning_distilbert import DistillationError, DistillationModule, TextClassification
 from lightning_distilbert.cli import RECIPES, main
 from lightning_distilbert.commands.mistakes import explain
 from lightning_distilbert.commands.training import EarlyLook
@@ -255,6 +256,14 @@ def test_a_misspelt_monitor_is_told_before_training(recwarn: pytest.WarningsReco
     (told,) = [str(warning.message) for warning in recwarn]
     assert "watches 'val/acuracy'" in told
     assert "Did you mean 'val/accuracy'?" in told
+    module = DistillationModule(TextClassification(problem_type="regression"), student=torch.nn.Linear(1, 1))
+    with pytest.raises(
+        DistillationError, match=r"--trainer\.callbacks\.monitor val/spearman --trainer\.callbacks\.mode"
+    ):
+        EarlyLook().on_sanity_check_end(
+            SimpleNamespace(callback_metrics={"val/spearman": 0}, callbacks=[SimpleNamespace(monitor="val/accuracy")]),
+            module,
+        )
 
 
 def test_weights_alone_are_no_checkpoint_to_evaluate(tiny_teacher_dir: Path, capsys: pytest.CaptureFixture[str]):
