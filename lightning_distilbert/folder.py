@@ -29,6 +29,7 @@ from lightning_distilbert.spec import to_plain
 
 Pooling = Literal["mean", "cls"]
 SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
+SENTENCE_BERT = "sentence_bert_config.json"
 # RoBERTa's kind counts positions from pad_token_id + 1, so that many rows of its table are never used (a rotary ESM has
 # no table, and was trained on as many tokens fewer all the same)
 OFFSET_POSITIONS = (
@@ -47,7 +48,7 @@ CALL_TRACES = (
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-    "vocab.json", "merges.txt", "*.model", "chat_template*", "modules.json", "sentence_bert_config.json",
+    "vocab.json", "merges.txt", "*.model", "chat_template*", "modules.json", SENTENCE_BERT,
     SENTENCE_TRANSFORMERS, "1_Pooling", "2_Normalize", "target_tokenizer",
 )  # fmt: skip
 
@@ -332,7 +333,7 @@ def _write_sentence_transformers(folder: Path, pooling: str, normalize: bool, ma
         for index, (kind, path) in enumerate(zip(kinds, paths, strict=True))
     ]
     _write_json(folder / "modules.json", modules)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    _write_json(folder / SENTENCE_BERT, {"max_seq_length": max_length, "do_lower_case": False})
     for path in paths[1:]:
         (folder / path).mkdir()
     pooling_config: dict[str, Any] = {"word_embedding_dimension": width}

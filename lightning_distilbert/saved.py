@@ -13,12 +13,11 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_distilbert import doctor, evaluation, tasks
 from lightning_distilbert.deploy.manifest import is_artefact
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import SENTENCE_TRANSFORMERS, load_tokenizer, read_json, read_object
+from lightning_distilbert.folder import SENTENCE_BERT, SENTENCE_TRANSFORMERS, load_tokenizer, read_json, read_object
 from lightning_distilbert.loading import check_folder, load_model, short
 from lightning_distilbert.module import CHECKPOINT_KEY, DistillationModule
 from lightning_distilbert.retrieval.search import SIMILARITIES
 from lightning_distilbert.sentence_folder import (
-    SENTENCE_BERT,
     changed_texts,
     declared_pooling,
     sentence_modules,

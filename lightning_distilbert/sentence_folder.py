@@ -12,9 +12,8 @@ from torch import nn
 from transformers.utils.hub import cached_file
 
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import SENTENCE_TRANSFORMERS, load_tokenizer, read_object
+from lightning_distilbert.folder import SENTENCE_BERT, SENTENCE_TRANSFORMERS, load_tokenizer, read_object
 
-SENTENCE_BERT = "sentence_bert_config.json"
 CAPITALS = "AZ\u00c9\u03a9\u0416"  # of three scripts, one with an accent
 
 

@@ -94,13 +94,14 @@ class Teacher(Spec):
         """How its sentence embedding is pooled."""
         if self._pooling is not None:
             return self._pooling
+        pooling = declared_pooling(self.source) or "mean"
         if isinstance(self.source, str) and (change := changed_texts(self.source)) is not None:
             raise DistillationError(
                 f"{change}, and a teacher is given texts as they are: its sentence vectors would be others than those "
                 "of sentence-transformers. Change the texts of your data yourself, and say so: "
-                f"Teacher({self.source!r}, pooling={declared_pooling(self.source) or 'mean'!r})."
+                f"Teacher({self.source!r}, pooling={pooling!r})."
             )
-        return declared_pooling(self.source) or "mean"
+        return pooling
 
     @property
     def model(self) -> nn.Module:

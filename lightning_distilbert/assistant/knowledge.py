@@ -18,7 +18,7 @@ from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional.calibration import choose_threshold
 from lightning_distilbert.module import DistillationModule
 from lightning_distilbert.retrieval.encode import encode_corpus, open_encoder
-from lightning_distilbert.retrieval.search import search
+from lightning_distilbert.retrieval.search import search, similarity_of
 
 FILE, VECTORS = "passages.jsonl", "passages.npy"
 THRESHOLD = "knowledge"
@@ -166,8 +166,7 @@ class Knowledge:
             questions: The questions.
             top_k: How many for each at most.
         """
-        by = str(getattr(getattr(self.encoder, "task", None), "similarity", "cosine"))
-        scores, places = search(self._embed(questions), self._vectors, top_k, by)
+        scores, places = search(self._embed(questions), self._vectors, top_k, similarity_of(self.encoder))
         return [
             [Found(self.passages[place], score) for score, place in zip(*row, strict=True)]
             for row in zip(scores.tolist(), places.tolist(), strict=True)

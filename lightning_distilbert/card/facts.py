@@ -17,9 +17,8 @@ from lightning_distilbert.answers import names_in
 from lightning_distilbert.deploy.manifest import is_artefact, read_manifest
 from lightning_distilbert.deploy.runtime.folder import model_bytes
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import read_json, unused_positions
+from lightning_distilbert.folder import SENTENCE_BERT, read_json, unused_positions
 from lightning_distilbert.provenance import checked
-from lightning_distilbert.sentence_folder import SENTENCE_BERT
 from lightning_distilbert.spec import from_config
 
 KEY = "lightning_distilbert"

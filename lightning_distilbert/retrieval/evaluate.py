@@ -18,7 +18,7 @@ from lightning_distilbert.report.bootstrap import Interval, bootstrap_interval
 from lightning_distilbert.retrieval.bm25 import BM25
 from lightning_distilbert.retrieval.encode import Encoder, encode_corpus, open_encoder
 from lightning_distilbert.retrieval.inputs import open_split
-from lightning_distilbert.retrieval.search import check_similarity, search
+from lightning_distilbert.retrieval.search import check_similarity, search, similarity_of
 
 Run = dict[str, dict[str, float]]
 
@@ -136,7 +136,7 @@ def evaluate_retrieval(
         options: dict[str, Any] = {"max_length": max_length, "precision": precision}
         documents = encode_corpus(encoder, data.documents, output=vectors, **options)
         queries = encode_corpus(encoder, data.queries, name="queries", **options)
-        by: str = similarity or str(getattr(encoder.task, "similarity", "cosine"))
+        by = similarity or similarity_of(encoder)
         scores, positions = search(queries, documents, depth + ignore_identical_ids, by, device=encoder.device)
     run = run_of(data, scores, positions, depth, ignore_identical_ids)
     return RetrievalResults(data.query_ids, score_run(data, run, ndcg_at, mrr_at, recall_at), run)

@@ -19,7 +19,7 @@ from lightning_distilbert.retrieval.bm25 import BM25
 from lightning_distilbert.retrieval.encode import Encoder, encode_corpus, open_encoder
 from lightning_distilbert.retrieval.inputs import open_split
 from lightning_distilbert.retrieval.scoring import Scorer, score_all
-from lightning_distilbert.retrieval.search import check_similarity, pair_scores, search
+from lightning_distilbert.retrieval.search import check_similarity, pair_scores, search, similarity_of
 
 # what the scores are called in a mined file; what only ranked the documents must not pass for a teacher's
 SCORES, BM25_SCORES = "scores", "bm25_scores"
@@ -181,7 +181,7 @@ def mine_negatives(
         own = np.concatenate(index.score(data.queries, [np.array(list(row), np.int64) for row in data.relevant]))
     else:
         encoder = open_encoder(ranker, device)
-        by: str = similarity or str(getattr(encoder.task, "similarity", "cosine"))
+        by = similarity or similarity_of(encoder)
         name = SEARCH_SCORES[by]
         options: dict[str, Any] = {"max_length": max_length, "precision": precision}
         kept = work / "corpus.npy" if vectors is None else vectors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -87,6 +87,19 @@ def check_similarity(similarity: str) -> None:
     """
     if similarity not in SIMILARITIES:
         raise DistillationError(f"similarity={similarity!r} is unknown. Choose one of {', '.join(SIMILARITIES)}.")
+
+
+def similarity_of(encoder: Any) -> str:
+    """Return by what the vectors of an encoder are compared: as its task says, else by the cosine.
+
+    Args:
+        encoder: A module, or any object that gives vectors.
+
+    Example:
+        >>> similarity_of(object())
+        'cosine'
+    """
+    return str(getattr(getattr(encoder, "task", None), "similarity", "cosine"))
 
 
 def home_of(vectors: Vectors) -> torch.device:

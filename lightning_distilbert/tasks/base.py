@@ -230,3 +230,23 @@ def watched(model: nn.Module) -> bool:
     """
     hooks = (hook for part in model.modules() for hook in part._forward_hooks.values())
     return any(getattr(hook, "__module__", None) == taps.__name__ for hook in hooks)
+
+
+def check_number_of_labels(num_labels: int | None, labels: Sequence[str] | None) -> None:
+    """Refuse a number of labels that is not that of their names.
+
+    Args:
+        num_labels: The number, or None.
+        labels: The names, or None.
+
+    Raises:
+        DistillationError: If both are given and differ.
+
+    Example:
+        >>> check_number_of_labels(2, ["no", "yes"])
+    """
+    if labels and num_labels not in (None, len(labels)):
+        raise DistillationError(
+            f"num_labels={num_labels}, but {len(labels)} labels are named: {list(labels)}. Set num_labels to "
+            f"{len(labels)}, or to null (None in Python)."
+        )

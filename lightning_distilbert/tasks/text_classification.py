@@ -21,7 +21,7 @@ from torchmetrics.classification import (
 from lightning_distilbert.data.labels import PROBLEM_TYPES
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import mean_or_zero
-from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
+from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model, check_number_of_labels
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 BEST = {"single_label_classification": "accuracy", "multi_label_classification": "f1", "regression": "spearman"}
@@ -70,11 +70,7 @@ class TextClassification(Task):
             num_labels = 1 if problem_type == "regression" else len(labels) if labels else None
         if num_labels is None:
             raise DistillationError("TextClassification needs num_labels, or the names of the labels.")
-        if labels and len(labels) != num_labels:
-            raise DistillationError(
-                f"num_labels={num_labels}, but {len(labels)} labels are named: {list(labels)}. Set num_labels to "
-                f"{len(labels)}, or to null (None in Python)."
-            )
+        check_number_of_labels(num_labels, labels)
         if problem_type == "regression" and num_labels != 1:
             raise DistillationError(f"Regression has one output, not num_labels={num_labels}.")
         if problem_type == "single_label_classification" and num_labels < 2:

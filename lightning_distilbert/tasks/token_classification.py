@@ -20,7 +20,7 @@ from lightning_distilbert.errors import DistillationError, check_choice
 from lightning_distilbert.functional import mean_or_zero
 from lightning_distilbert.metrics_entities import NAMES, EntityScores
 from lightning_distilbert.prediction import evaluating, room
-from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model
+from lightning_distilbert.tasks.base import Batch, Outputs, Task, call_model, check_number_of_labels
 
 
 class TokenClassification(Task):
@@ -63,11 +63,7 @@ class TokenClassification(Task):
             scheme_of(labels)
             if len(set(labels)) < len(labels):
                 raise DistillationError(f"labels={list(labels)} names a label twice.")
-            if num_labels not in (None, len(labels)):
-                raise DistillationError(
-                    f"num_labels={num_labels}, but {len(labels)} labels are named: {list(labels)}. Set num_labels to "
-                    f"{len(labels)}, or to null (None in Python)."
-                )
+            check_number_of_labels(num_labels, labels)
         if num_labels is not None and num_labels < 2:
             raise DistillationError(f"One label out of num_labels={num_labels} is no choice; give at least 2.")
         if monitor is not None:
