@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightning_distilbert.architectures import backbone, layers_of
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.functional.masking import full_precision
 
 PROJECTED = ("queries", "keys", "values")
 ATTENTION_SIGNALS = (*PROJECTED, "attention_scores")
@@ -149,7 +151,7 @@ class AttentionScores(Sequence[Tensor]):
     .. math:: S_i = Q_i K_i^\top / \sqrt{d}
 
     of shape ``(batch, heads, sequence, sequence)``, before softmax and without any mask: not that of padding, and not
-    that of a local window.
+    that of a local window. Queries and keys in half precision meet in float32.
 
     Args:
         queries: One tensor of shape ``(batch, heads, sequence, head_width)`` a layer.
@@ -198,15 +200,20 @@ class AttentionScores(Sequence[Tensor]):
         """Return the scores of a layer, or of several."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        queries, keys = self.queries[index], self.keys[index]
-        if self.mask is not None:
-            # a NaN in the padding would reach real tokens in the backward of the product, as 0 times NaN
-            padding = ~self.mask.bool()[:, None, :, None]
-            queries, keys = queries.masked_fill(padding, 0.0), keys.masked_fill(padding, 0.0)
-        if self.rotations is not None:
-            queries, keys = rotate(queries, keys, self.rotations[index])
-        # scaled first: under float16 the product could overflow before it is scaled
-        return (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+        queries, keys = (_single(side[index]) for side in (self.queries, self.keys))
+        with full_precision(queries):
+            if self.mask is not None:
+                # a NaN in the padding would reach real tokens in the backward of the product, as 0 times NaN
+                padding = ~self.mask.bool()[:, None, :, None]
+                queries, keys = queries.masked_fill(padding, 0.0), keys.masked_fill(padding, 0.0)
+            if self.rotations is not None:
+                queries, keys = rotate(queries, keys, self.rotations[index])
+            return (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Return half precision as float32: a student near its teacher differs from it by less than half rounds off."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def rotate(queries: Tensor, keys: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from lightning_distilbert.attention import AttentionScores, attention_layers, split_heads
 from lightning_distilbert.errors import DistillationError
+from lightning_distilbert.functional import attention_distance
 from lightning_distilbert.taps import Taps
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24}
@@ -130,6 +131,33 @@ def test_scores_do_not_overflow_in_half_precision():
     queries = [torch.full((1, 1, 1, 64), 40.0, dtype=torch.float16)]
     assert AttentionScores(queries, queries)[0].item() == 40.0 * 40.0 * 64 / 8
     assert torch.isinf((queries[0] @ queries[0].transpose(-1, -2)) / 8).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_scores_of_half_precision_are_computed_in_float32(dtype, autocast, rotated):
+    """A student near its teacher differs from it by less than half precision rounds its scores."""
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (3 * torch.randn(2, 3, 9, 32, generator=generator).to(dtype) for _ in range(2))
+    nearly = (queries.float() + 0.01 * torch.randn(queries.shape, generator=generator)).to(dtype).requires_grad_()
+    turns = torch.rand(2, 1, 9, 32, generator=generator).to(dtype)
+    rotations = [tuple(turns)] if rotated else None
+
+    def loss(queries, keys, others, rotations):
+        both = [AttentionScores([side], [keys], rotations)[0] for side in (queries, others)]
+        return attention_distance(*both), both[0]
+
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found, scores = loss(nearly, keys, queries, rotations)
+    (gradient,) = torch.autograd.grad(found, nearly)
+    doubles = nearly.detach().double().requires_grad_()
+    turned = [tuple(turns.double())] if rotated else None
+    expected, _ = loss(doubles, keys.double(), queries.double(), turned)
+    (wanted,) = torch.autograd.grad(expected, doubles)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(gradient.double(), wanted, rtol=2**-7, atol=1e-3 * wanted.abs().max().item())
 
 
 def test_scores_of_padding_can_be_zeros():
