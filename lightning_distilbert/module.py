@@ -315,10 +315,11 @@ class DistillationModule(checkpoints.CheckedLoading, LightningModule):
                     "The batch has no labels, and without a teacher there is nothing else to learn from."
                 )
         else:
-            with self.watch(batch) as taps:
-                outputs = self(batch)
-            task_loss = self.task.loss(outputs, batch)
-            if task_loss is not None:
+            read = batch if heads.trains_head(self) else self.task.unread(batch)
+            with self.watch(read) as taps:
+                outputs = self(read)
+            task_loss = self.task.loss(outputs, read)
+            if task_loss is not None and read is batch:
                 self.log("train/task_loss", task_loss.detach(), batch_size=1)
             loss = self.distillation_loss(task_loss, taps)
             if task_loss is None:  # DDP wants a gradient for a head that no objective looks at, if only zeros

@@ -117,6 +117,17 @@ class Task(Spec):
         """
         return None
 
+    def unread(self, batch: Batch) -> Batch:
+        """Return a training batch as the student reads it where neither the task's loss nor an objective sees its head.
+
+        Args:
+            batch: Tensors under transformers' names.
+
+        Returns:
+            The batch, or one of which an expensive head computes nothing.
+        """
+        return batch
+
     def run(self, model: nn.Module, batch: Batch) -> Outputs:
         """Run the student on a batch.
 
@@ -217,8 +228,12 @@ def call_model(model: nn.Module, batch: Batch) -> Any:
     return model(**inputs)
 
 
-def watched(model: nn.Module) -> bool:
+def watched(model: nn.Module, signal: str | None = None) -> bool:
     """Tell whether taps look at what parts of a model compute; anybody else's hooks do not count.
+
+    Args:
+        model: The model.
+        signal: The signal that they look for, as ``"logits"``; None is any.
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -229,7 +244,8 @@ def watched(model: nn.Module) -> bool:
         False
     """
     hooks = (hook for part in model.modules() for hook in part._forward_hooks.values())
-    return any(getattr(hook, "__module__", None) == taps.__name__ for hook in hooks)
+    owners = (getattr(hook, "__self__", None) for hook in hooks)
+    return any(isinstance(owner, taps.Taps) and (signal is None or signal in owner.requires) for owner in owners)
 
 
 def check_number_of_labels(num_labels: int | None, labels: Sequence[str] | None) -> None:

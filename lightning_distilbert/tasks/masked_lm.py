@@ -79,6 +79,11 @@ class MaskedLM(Task):
         real = batch.get("attention_mask")
         return torch.ones_like(masked) if real is None else real.bool()
 
+    def unread(self, batch: Batch) -> Batch:
+        """Return a batch without targets, so that no logits over the vocabulary are computed; see `Task.unread`."""
+        labels = batch.get("labels")
+        return batch if labels is None else {**batch, "labels": torch.full_like(labels, IGNORED)}
+
     def run(self, model: nn.Module, batch: Batch) -> Outputs:
         """Return the ``logits`` at the masked tokens, of shape ``(masked, vocabulary)``, row by row.
 
@@ -88,7 +93,7 @@ class MaskedLM(Task):
         if positions is not None and self.at == "all":
             # the objectives see all of them, through the taps; the loss and the metrics need no others than the masked
             masked = batch["labels"] != IGNORED
-            if watched(model):
+            if watched(model, "logits"):
                 rows = masked[positions].nonzero().squeeze(-1)
                 later = many_logits(model, positions)  # the others are then computed where they are compared
             else:

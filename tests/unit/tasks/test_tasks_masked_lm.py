@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 
 import pytest
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from lightning_distilbert import DistillationError, DistillationModule, MaskedLM, Student
+from lightning_distilbert.objectives.presets import resolve_objectives
+from lightning_distilbert.schedules import Linear
 from lightning_distilbert.taps import Taps
 from lightning_distilbert.tasks.masked_lm import MaskedLMScores
 
@@ -223,6 +226,60 @@ def test_logits_at_all_tokens_are_computed_only_where_an_objective_looks(tiny_ml
     assert rows == [real]
     assert taps.records[0].signals.logits.shape[0] == real
     assert outputs["logits"].shape[0] == masked
+
+
+@pytest.mark.parametrize("positions", ["masked", "all"])
+@pytest.mark.parametrize(
+    ("objectives", "task_weight", "expected"),
+    [
+        ("minilm", 0.0, "none"),
+        ("tinybert", 0.0, "none"),
+        ("minilm", 0.5, "masked"),
+        ("minilm", Linear(1.0, 0.0), "masked"),
+        ("logits", 0.0, "positions"),
+        (["logits", "minilm"], 0.0, "positions"),
+    ],
+)
+def test_a_head_that_nothing_looks_at_computes_no_logits(tiny_mlm_dir, positions, objectives, task_weight, expected):
+    """Neither the student's nor the teacher's: a loss of weight 0 would have it computed for the log alone."""
+    data = batch()
+    masked, real = int((data["labels"] != -100).sum()), int(data["attention_mask"].sum())
+    rows: list[tuple[str, int]] = []
+    chosen = objectives
+    if isinstance(objectives, list):
+        chosen = [one for name in objectives for one in resolve_objectives(name).objectives]
+    student = Student(source=str(tiny_mlm_dir), layers=1, architecture="same")
+    module = DistillationModule(
+        MaskedLM(positions=positions), tiny_mlm_dir, student, chosen, task_weight=task_weight, weight_decay=0.0
+    )
+    before = copy.deepcopy(module.student.get_output_embeddings().bias)
+    for model in (module.student, module.distiller.teacher.model):
+        head = model.get_output_embeddings()
+        head.forward = functools.partial(counted, rows, model is module.student, head.forward)
+    loader = torch.utils.data.DataLoader([data], batch_size=None)
+    trainer = Trainer(
+        limit_val_batches=0,
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader, loader)
+    where = {"none": 0, "masked": masked, "positions": masked if positions == "masked" else real}[expected]
+    assert [number for ours, number in rows if ours] == [where]
+    assert sum(number for ours, number in rows if not ours) == (where if expected == "positions" else 0)
+    # no loss is told that was not computed
+    assert ("train/task_loss" in trainer.callback_metrics) == (expected != "none")
+    assert torch.equal(module.student.get_output_embeddings().bias, before) == (expected == "none")
+    # DDP waits for the gradient of each parameter, if only zeros
+    assert all(parameter.grad is not None for parameter in module.student.parameters())
+
+
+def counted(rows, ours, forward, hidden):
+    rows.append((ours, hidden.shape[0]))
+    return forward(hidden)
 
 
 @pytest.mark.parametrize("labels", [torch.tensor([0, 1, 0]), torch.zeros(3, 9, 2, dtype=torch.long)])
