@@ -32,7 +32,15 @@ from lightning_distilbert.data.readers import TABLE_SUFFIXES
 from lightning_distilbert.data.resume import ResumableLoader
 from lightning_distilbert.data.sources import SPLIT_NAMES, is_hub_name, load_hub, open_splits, split_name
 from lightning_distilbert.data.stream import StreamLoader
-from lightning_distilbert.data.text_files import KNOWN_SUFFIXES, Part, chunks, kind_of_text, text_parts
+from lightning_distilbert.data.text_files import (
+    KNOWN_SUFFIXES,
+    Part,
+    Rows,
+    chunks,
+    is_streamed,
+    kind_of_text,
+    text_parts,
+)
 from lightning_distilbert.errors import DistillationError, check_choice
 
 COUNTED_CHUNKS = 32  # of a stream, for the frequencies of tokens: about 8 MiB of text
@@ -218,7 +226,7 @@ class MaskedLMData(TextData):
         source = self.split_source(split)
         if not is_corpus(source):
             parts = self.parts(split)
-            if any(getattr(part, "shard", None) is not None for part in parts):
+            if any(isinstance(part, Rows) and is_streamed(part.rows) for part in parts):
                 if split == "train":
                     raise DistillationError("The train split is a streamed data set: pass streaming=True, or load it.")
                 # read once: of what a stream holds nobody knows enough to find it in a cache

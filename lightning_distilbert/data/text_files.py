@@ -30,6 +30,21 @@ COMPRESSED = (".gz", ".zst")
 CHUNK_TEXTS, CHUNK_CHARACTERS = 1024, 2**18
 HEAD = 2**16  # bytes of a file that its fingerprint reads
 WINDOW = 2**31  # bytes that a Zstandard file may look back over: dumps are often made with --long=31
+# of what a stream of `datasets` is made, where it takes row by row: its rows are then those of its shards. Not so where
+# take, skip, step, repeat or interleave count the rows of all shards. Of kinds unknown here it is not relied on.
+ROW_BY_ROW = frozenset(
+    {
+        "ExamplesIterable",
+        "ArrowExamplesIterable",
+        "SelectColumnsIterable",
+        "MappedExamplesIterable",
+        "FilteredExamplesIterable",
+        "FormattedExamplesIterable",
+        "BufferShuffledExamplesIterable",
+        "InterleavedShardsExamplesIterable",  # in turn, until each has ended
+        "VerticallyConcatenatedMultiSourcesExamplesIterable",
+    }
+)
 
 
 class Part(Protocol):
@@ -131,12 +146,12 @@ class TextFile:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows in memory, or a data set of the `datasets` library (one shard of it, if it is a streamed one).
+    """Rows in memory, or a data set of the `datasets` library, or one shard of a streamed one.
 
     Attributes:
         rows: A list of dicts, a `datasets.Dataset` or a `datasets.IterableDataset`.
         column: The column of the text.
-        shard: Which shard of a streamed data set is meant.
+        shard: Which shard of a streamed data set is meant; None is the whole.
     """
 
     rows: Any
@@ -150,8 +165,8 @@ class Rows:
             DistillationError: If a row has no text.
         """
         rows = self.rows
-        if self.shard is not None:
-            rows = _rows_of_shard(rows, self.shard)
+        if is_streamed(rows):
+            rows = _rows_of_stream(rows, self.shard)
         elif hasattr(rows, "column_names") and self.column in rows.column_names:
             rows = rows.select_columns([self.column])
         for number, row in enumerate(rows, start=1):
@@ -163,17 +178,37 @@ class Rows:
         Of a streamed data set only name, columns and number of shards are known.
         """
         known = getattr(self.rows, "_fingerprint", None)
-        if self.shard is not None:
+        if is_streamed(self.rows):
             known = f"{self.rows.info.dataset_name} {self.rows.column_names} {self.rows.num_shards}"
         elif known is None:
             known = hashlib.sha256(json.dumps(list(self.texts())).encode()).hexdigest()
         return ["Rows", self.column, type(self.rows).__name__, known, self.shard]
 
 
-def _rows_of_shard(rows: Any, shard: int) -> Iterator[dict[str, Any]]:
+def is_streamed(rows: Any) -> bool:
+    """Tell whether rows are a streamed data set of the `datasets` library.
+
+    Example:
+        >>> is_streamed([{"text": "a"}])
+        False
+    """
+    return hasattr(rows, "num_shards") and not hasattr(rows, "__len__")
+
+
+def _rows_of_stream(rows: Any, shard: int | None) -> Iterator[dict[str, Any]]:
+    if shard is not None:
+        rows = rows.shard(num_shards=rows.num_shards, index=shard)
     # `iter` and not `__iter__`, which in a worker of a DataLoader would share the rows out among the workers again
-    for batch in rows.shard(num_shards=rows.num_shards, index=shard).iter(256):
+    for batch in rows.iter(256):
         yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+
+
+def _is_row_by_row(step: Any) -> bool:
+    """Tell whether the rows of a stream are those of its shards, one shard after the other."""
+    if type(step).__name__ not in ROW_BY_ROW or getattr(step, "batched", False) or getattr(step, "with_indices", False):
+        return False
+    before = getattr(step, "ex_iterables", None) or [getattr(step, "ex_iterable", None)]
+    return all(_is_row_by_row(other) for other in before if other is not None)
 
 
 def text_of(row: Any, name: str, where: str) -> str:
@@ -229,12 +264,15 @@ def text_parts(source: Any, column: str = "text", separator: str = "line") -> li
     if isinstance(source, (str, Path)):
         return [TextFile(path, column, separator) for path in _find(str(source))]
     if hasattr(source, "column_names"):
-        shards = getattr(source, "num_shards", None) if not hasattr(source, "__len__") else None
-        return [Rows(source, column)] if shards is None else [Rows(source, column, shard) for shard in range(shards)]
+        if is_streamed(source) and _is_row_by_row(getattr(source, "_ex_iterable", None)):
+            return [Rows(source, column, shard) for shard in range(source.num_shards)]
+        return [Rows(source, column)]
     if isinstance(source, Sequence) and source:
         if all(isinstance(entry, (str, Path)) for entry in source):
-            found = dict.fromkeys(path for entry in source for path in _find(str(entry)))
-            return [TextFile(path, column, separator) for path in found]
+            found: dict[Path, Path] = {}  # a file is read once, however it is named
+            for path in (path for entry in source for path in _find(str(entry))):
+                found.setdefault(path.resolve(), path)
+            return [TextFile(path, column, separator) for path in found.values()]
         if all(isinstance(entry, Mapping) for entry in source):
             return [Rows(source, column)]
     raise DistillationError(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_parquet(tmp_path):
         texts(tmp_path / "d.parquet")
 
 
-def test_patterns_folders_and_lists(tmp_path):
+def test_patterns_folders_and_lists(tmp_path, monkeypatch):
     for name in ("b.txt", "a.txt.gz", "sub/c.txt", "notes.pdf", "d.csv"):
         write(tmp_path / name, name)
     (tmp_path / "d.csv").unlink()
@@ -76,6 +77,8 @@ def test_patterns_folders_and_lists(tmp_path):
     assert texts(tmp_path) == ["a.txt.gz", "b.txt", "sub/c.txt"]
     # a file that is named twice is read once
     assert texts([tmp_path / "sub", str(tmp_path / "b.txt"), str(tmp_path / "*.txt")]) == ["sub/c.txt", "b.txt"]
+    monkeypatch.chdir(tmp_path)
+    assert texts(["b.txt", tmp_path / "b.txt", "sub/../b.txt"]) == ["b.txt"]
 
 
 def test_rows_in_memory_and_data_sets():
@@ -90,6 +93,57 @@ def test_rows_in_memory_and_data_sets():
     assert parts[0].fingerprint() != parts[1].fingerprint()
     with pytest.raises(DistillationError, match="row 1: there is no column 'body'"):
         texts(streamed, column="body")
+
+
+def shards(*sizes, prefix="row"):
+    """A stream of as many shards of such sizes."""
+    datasets = pytest.importorskip("datasets")
+
+    def rows(shard):
+        for number, size in shard:
+            yield from ({"text": f"{prefix} {number}.{place}", "id": place} for place in range(size))
+
+    return datasets.IterableDataset.from_generator(rows, gen_kwargs={"shard": list(enumerate(sizes))})
+
+
+@pytest.mark.parametrize(
+    ("made", "parts"),
+    [
+        (lambda stream: stream, 3),
+        (lambda stream: stream.shuffle(seed=1, buffer_size=7), 3),
+        (lambda stream: stream.filter(lambda row: row["id"] % 3), 3),
+        (lambda stream: stream.map(lambda row: {"text": row["text"].upper()}), 3),
+        (lambda stream: stream.remove_columns("id").rename_column("text", "body").rename_column("body", "text"), 3),
+        (lambda stream: interleaved(stream, concatenated=True), 5),
+        (lambda stream: stream.take(30), 1),
+        (lambda stream: stream.skip(30), 1),
+        (lambda stream: stream.map(lambda row: row).skip(5).select_columns("text"), 1),
+        (lambda stream: interleaved(stream), 1),
+        (lambda stream: interleaved(stream, stopping_strategy="all_exhausted"), 1),
+        (lambda stream: stream.map(lambda row, index: {"text": f"{row['text']} {index}"}, with_indices=True), 1),
+        (lambda stream: stream.map(lambda rows: {"text": rows["text"][:1]}, batched=True, remove_columns="id"), 1),
+        (lambda stream: interleaved(stream.take(4), concatenated=True), 1),
+    ],
+)
+def test_a_stream_gives_its_own_rows_whatever_it_is_made_of(made, parts):
+    """`take`, `skip` and the like are split over the shards by `datasets`, and what the shards give is other rows."""
+    stream = made(shards(3, 40, 20))
+    found = [list(part.texts()) for part in text_parts(stream)]
+    assert len(found) == parts
+    given = [row["text"] for row in stream]
+    assert Counter(text for part in found for text in part) == Counter(given)
+    if parts == 1:
+        assert found == [given]
+
+
+def interleaved(stream, concatenated=False, **options):
+    datasets = pytest.importorskip("datasets")
+    other = shards(9, 4, prefix="other")
+    return (
+        datasets.concatenate_datasets([stream, other])
+        if concatenated
+        else datasets.interleave_datasets([stream, other], **options)
+    )
 
 
 def test_a_fingerprint_changes_with_the_content(tmp_path):
