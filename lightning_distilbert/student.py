@@ -195,8 +195,8 @@ def build_student(
     token type 0 is added to each position embedding, because DistilBERT has no token types; the word embeddings stay
     as they are, since a masked-language head is tied to them. RoBERTa's unused first positions are left out. In eval
     mode the hidden states of a student as wide as its teacher then equal those of the teacher with the same layers
-    alone. A task head is copied if teacher and student are of the same task with the same labels, in whatever order;
-    any other head starts fresh.
+    alone (of a ModernBERT without its first layer, nearly). A task head is copied if teacher and student are of the
+    same task with the same labels, in whatever order; any other head starts fresh.
 
     Args:
         teacher: A transformers model, a folder, or a hub name. It is not changed.
@@ -361,11 +361,6 @@ def _shorter_config(config: PreTrainedConfig, chosen: tuple[int, ...]) -> PreTra
     values[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(chosen)
     if values.get("layer_types"):
         values["layer_types"] = [values["layer_types"][layer] for layer in chosen]
-    if config.model_type == "modernbert" and chosen[0] != 0:
-        raise DistillationError(
-            f"The layers {list(chosen)} leave out layer 0, which ModernBERT cannot do: its first layer alone has no "
-            "attention norm, because the embeddings are normalised. Choose layers that start with 0."
-        )
     return type(config).from_dict(values)
 
 
@@ -380,7 +375,24 @@ def _shorter_state(encoder: nn.Module, blocks: nn.ModuleList, chosen: tuple[int,
         index, _, rest = key.removeprefix(f"{prefix}.").partition(".")
         if index in new_index:
             state[f"{prefix}.{new_index[index]}.{rest}"] = value
+    # a ModernBERT whose layer 0 is left out
+    if (scale := state.pop(f"{prefix}.0.attn_norm.weight", None)) is not None:
+        _fold_first_norm(state, f"{prefix}.0", scale)
     return state
+
+
+def _fold_first_norm(state: dict[str, Tensor], first: str, scale: Tensor) -> None:
+    """Put the scale of an attention norm into the projection after it.
+
+    A ModernBERT's first layer has no such norm, since the embeddings are normalised. A later layer in its place reads
+    what it read of normalised vectors, but for how much the norm of the embeddings differs between dimensions.
+    """
+    bias = state.pop(f"{first}.attn_norm.bias", None)
+    weight, own = state[f"{first}.attn.Wqkv.weight"], state.get(f"{first}.attn.Wqkv.bias")
+    if bias is not None and own is not None:
+        state[f"{first}.attn.Wqkv.bias"] = own + weight @ bias
+    embeddings = state["embeddings.norm.weight"].square().mean().sqrt()
+    state[f"{first}.attn.Wqkv.weight"] = weight * (scale / embeddings)
 
 
 def _copy_encoder(state: Mapping[str, Tensor], student: PreTrainedModel, kind: str) -> None:

@@ -12,7 +12,7 @@ from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.loading import load_model
 from lightning_distilbert.spec import from_config
 from lightning_distilbert.student import Student, build_student
-from tests.encoders import CONFIGS, assert_sliced, batch_of, model_of
+from tests.encoders import CONFIGS, Sliced, assert_sliced, batch_of, model_of, states
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 quiet = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -79,8 +79,32 @@ def test_modernbert_keeps_the_attention_types_of_the_chosen_layers():
     kinds = ["full_attention", "sliding_attention", "full_attention", "full_attention"]
     assert student.config.layer_types == kinds
     assert [layer.attention_type for layer in layers_of(student)] == kinds
-    with pytest.raises(DistillationError, match="leave out layer 0, which ModernBERT cannot do"):
-        build_student(teacher, layers=[1, 3])
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_bias": True, "attention_bias": True}])
+@pytest.mark.parametrize("choice", [{"layers": [1, 3]}, {"layers": 2, "rule": "last"}])
+def test_a_modernbert_without_its_first_layer(choice, options, tmp_path):
+    """Its new first layer has no attention norm: the projection after it takes the norm's scale over."""
+    teacher = model_of("modernbert", num_hidden_layers=5, norm_eps=1e-12, **options)
+    if options:
+        torch.nn.init.zeros_(teacher.embeddings.norm.bias)
+    torch.nn.init.constant_(teacher.embeddings.norm.weight, 0.7)
+    student = build_student(teacher, **choice)
+    kept, inputs = student.config.initialised_from, batch_of()
+    assert kept == ([3, 4] if "rule" in choice else [1, 3])
+    # where the norm of the embeddings is the same in all dimensions, it is the teacher with these layers alone
+    assert_sliced(student, teacher, kept, inputs)
+    student.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path).eval()
+    for ours, theirs in zip(states(again, inputs), states(student, inputs), strict=True):
+        assert torch.equal(ours, theirs)
+    # where it is not, near to it
+    torch.nn.init.normal_(teacher.embeddings.norm.weight, mean=0.7, std=0.05)
+    student = build_student(teacher, **choice)
+    with Sliced(teacher, kept):
+        expected = states(teacher, inputs)[-1]
+    off = (states(student, inputs)[-1] - expected).norm() / expected.norm()
+    assert 0 < off < 0.1
 
 
 @pytest.mark.parametrize(("name", "architecture"), [("bert", "same"), ("bert", "distilbert"), ("distilbert", "same")])
