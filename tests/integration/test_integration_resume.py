@@ -16,11 +16,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from transformers import AutoTokenizer
 
 from lightning_distilbert import (
+    Attention,
     DistillationLoss,
     DistillationModule,
     HiddenStates,
     MaskedLM,
     MaskedLMData,
+    Relations,
     SoftTargets,
     Student,
     TextClassification,
@@ -207,6 +209,39 @@ def test_pretraining_from_the_middle_of_an_epoch(
     make_trainer(tmp_path, each_step(tmp_path), **options).fit(module, data())
     assert any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in module.student.modules())
     for step in steps:
+        found, _ = resume(build(), data(), tmp_path, f"step={step}.ckpt", **options)
+        assert differing(found, weights(module)) == [], step
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pretraining_with_projections_attention_and_workers(tiny_mlm_dir: Path, tmp_path: Path, streaming: bool):
+    """A narrower student, terms over what attention computes, whole words, and workers that read ahead."""
+    options = {"max_steps": 9, "max_epochs": -1}
+    rows = {"train": [{"text": " ".join(words)} for words in DRAW_STREAM]}
+    reading = {"streaming": streaming, "buffer": 12, "batch_size": 4, "min_length": 3, "num_workers": 2}
+
+    def data() -> MaskedLMData:
+        return MaskedLMData(rows, cache_dir=tmp_path / "cache", whole_word=True, **reading)
+
+    def build() -> DistillationModule:
+        torch.manual_seed(1)
+        objectives = [
+            Attention(layers="last"),
+            HiddenStates(layers="every", metric="mse", embeddings=True),
+            Relations(heads=4),
+            SoftTargets(),
+        ]
+        student = Student(layers=1, architecture="same", hidden_size=16)
+        return DistillationModule(MaskedLM(), tiny_mlm_dir, student, objectives, learning_rate=1e-3)
+
+    module = build()
+    make_trainer(tmp_path, each_step(tmp_path), **options).fit(module, data())
+    names = [name for name, _ in module.named_parameters() if name.startswith("objectives.")]
+    early = torch.load(tmp_path / "step=1.ckpt")["state_dict"]
+    assert names
+    assert all(not torch.equal(early[name], weights(module)[name]) for name in names)  # they are trained
+    for step in (2, 7):
         found, _ = resume(build(), data(), tmp_path, f"step={step}.ckpt", **options)
         assert differing(found, weights(module)) == [], step
 
