@@ -417,9 +417,12 @@ import os, sys, torch
 import lightning.pytorch as L
 from pathlib import Path
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning_distilbert import DistillationModule, Student, TextClassification, TextClassificationData
+from lightning_distilbert import (
+    DistillationModule, MaskedLM, MaskedLMData, Student, TextClassification, TextClassificationData
+)
 
 ROWS = [{"text": " ".join(["good", "movie"] * (1 + i % 5)), "label": i % 2} for i in range(20)]
+STREAM = sys.argv[3] == "stream"
 
 
 class Ranks(DistillationModule):
@@ -431,13 +434,19 @@ class Ranks(DistillationModule):
 
 def fit(path, ckpt_path=None):
     torch.manual_seed(0)
-    module = Ranks(TextClassification(num_labels=2), teacher=sys.argv[1], student=Student(layers=2), learning_rate=1e-3)
+    task = MaskedLM() if STREAM else TextClassification(num_labels=2)
+    module = Ranks(task, teacher=sys.argv[1], student=Student(layers=2), learning_rate=1e-3)
+    data = TextClassificationData(ROWS, batch_size=2)
+    if STREAM:
+        # 18 rows a pass, some of which the ranks exchange at its end
+        data = MaskedLMData({"train": ROWS[2:]}, streaming=True, min_length=3, batch_size=2, buffer=4)
     trainer = L.Trainer(
-        max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False,
+        max_steps=8 if STREAM else -1, max_epochs=None if STREAM else 1, accelerator="cpu", devices=2, strategy="ddp",
+        logger=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=path,
         callbacks=[ModelCheckpoint(dirpath=path, filename="{step}", every_n_train_steps=1, save_top_k=-1)],
     )
-    trainer.fit(module, TextClassificationData(ROWS, batch_size=2), ckpt_path=ckpt_path)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
@@ -446,20 +455,25 @@ if __name__ == "__main__":
     SEED = 10
     whole = fit(folder / "whole")
     SEED = 50
-    rest = fit(folder / "rest", folder / "whole" / "step=2.ckpt")
-    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+    for step in (2, 6) if STREAM else (2,):
+        rest = fit(folder / f"rest{step}", folder / "whole" / f"step={step}.ckpt")
+        assert all(torch.equal(whole[name], rest[name]) for name in whole), step
     states = torch.load(folder / "whole" / "step=2.ckpt")["lightning_distilbert"]["resume"]["random"]
     assert not torch.equal(states[0]["torch"], states[1]["torch"])
     print("equal")
 """
 
 
-def test_two_processes_each_with_its_own_random_states(tiny_teacher_dir: Path, tmp_path: Path):
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+def test_two_processes_each_with_its_own_random_states(
+    tiny_teacher_dir: Path, tiny_mlm_dir: Path, tmp_path: Path, kind: str
+):
+    teacher = tiny_mlm_dir if kind == "stream" else tiny_teacher_dir
     script = tmp_path / "processes.py"
     script.write_text(PROCESSES, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(script), str(tiny_teacher_dir), str(tmp_path)],
+        [sys.executable, str(script), str(teacher), str(tmp_path), kind],
         env=environment | {"LIGHTNING_DISTILBERT_BACKEND": "lightning"},
         capture_output=True,
         text=True,
