@@ -156,6 +156,16 @@ def over_seeds(metric):
     return lambda p, y: sum(float(metric(p[:, i], y)) for i in range(p.shape[1])) / p.shape[1]
 
 
+def share_kept(metric):
+    """The share of the teacher's score on the same draws of rows."""
+    score = over_seeds(metric)
+    return lambda p, taught, y: score(p, y) / score(taught, y)
+
+
+def percents(interval):
+    return [100 * value for value in (interval.value, interval.low, interval.high)]
+
+
 def runs_of(results, name, kind):
     return [results[key] for key in sorted(results) if key.startswith(f"{name}/{kind}/")]
 
@@ -167,7 +177,7 @@ def table(results):
         if f"labels/{name}" not in results:
             continue
         metric, labels = METRICS[task["metric"]], digits(results[f"labels/{name}"])
-        teacher = None
+        taught = digits(runs_of(results, name, "teacher")[0]["predictions"]).unsqueeze(1)
         for kind in TITLES:
             runs = runs_of(results, name, kind)
             if not runs:
@@ -175,7 +185,7 @@ def table(results):
             predictions = torch.stack([digits(run["predictions"]) for run in runs], dim=1)
             scores = [run["score"] for run in runs]
             interval = bootstrap_interval([predictions, labels], over_seeds(metric))
-            teacher = teacher or interval.value
+            kept = bootstrap_interval([predictions, taught, labels], share_kept(metric))
             cost = models["teacher" if kind == "teacher" else "distilled"]
             rows.append(
                 [
@@ -183,12 +193,12 @@ def table(results):
                     TITLES[kind],
                     f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]",
                     f"{statistics.stdev(scores):.3f}" if len(scores) > 1 else "",
-                    f"{100 * interval.value / teacher:.1f} %",
+                    "" if kind == "teacher" else "{:.1f} % [{:.1f}, {:.1f}]".format(*percents(kept)),
                     f"{cost['parameters'] / 1e6:.1f} M",
                     f"{cost['p50_ms']:.1f}",
                 ]
             )
-    columns = ["task", "model", "dev score [95 %]", "seeds' s.d.", "of the teacher", "parameters", "ms, batch 1"]
+    columns = ["task", "model", "dev score [95 %]", "seeds' s.d.", "of the teacher [95 %]", "parameters", "ms, batch 1"]
     return Table(columns, rows, align="llrrrrr")
 
 
