@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 
-from lightning_distilbert._compat import Trainer, lightning_package
+from lightning_distilbert._compat import CallbackBase, Trainer, lightning_package
 from lightning_distilbert.data import RetrievalData
 from lightning_distilbert.errors import DistillationError, require
 from lightning_distilbert.metrics import ranking_scores
@@ -25,6 +25,7 @@ from lightning_distilbert.module import DistillationModule
 from lightning_distilbert.objectives import HiddenStates, Objective, SentenceEmbedding, Similarity
 from lightning_distilbert.precision import auto_precision
 from lightning_distilbert.quickstart.corpus import Pair, docstring_pairs, hold_out
+from lightning_distilbert.report.bootstrap import bootstrap_interval
 from lightning_distilbert.report.measure import count_parameters, latency, size_in_mb, throughput
 from lightning_distilbert.report.table import Table
 from lightning_distilbert.retrieval.bm25 import BM25
@@ -37,7 +38,9 @@ SEARCHES = (
     "split the data into folds for cross validation",
     "solve a system of linear equations",
 )
-COLUMNS = ("model", "nDCG@10", "MRR@10", "retention", "parameters", "MB", "p50 ms", "sentences/s")
+COLUMNS = ("model", "nDCG@10", "MRR@10", "retention [95 %]", "parameters", "MB", "p50 ms", "sentences/s")
+
+Scores = tuple[dict[str, float], torch.Tensor]  # the metrics, and the nDCG of each query
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,22 @@ def objectives() -> list[Objective]:
     ]
 
 
-def make_trainer(epochs: int, output: Path) -> Trainer:
+class PerQuery(CallbackBase):
+    """Keeps the nDCG of each query of a test."""
+
+    values: torch.Tensor
+
+    def on_test_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        """Read them off the metrics, which are computed once."""
+        module.metrics["test"].compute()
+        found = module.metrics["test"].per_query
+        self.values = found["ndcg@10"][found["query"].argsort()].cpu()
+
+
+def make_trainer(epochs: int, output: Path, *callbacks: CallbackBase) -> Trainer:
     """Return a plain Trainer with its progress bar, and without files of its own."""
     return Trainer(
+        callbacks=list(callbacks),
         max_epochs=epochs,
         precision=auto_precision(),  # type: ignore[arg-type]
         gradient_clip_val=1.0,
@@ -96,17 +112,28 @@ def make_trainer(epochs: int, output: Path) -> Trainer:
     )
 
 
-def scores_of(module: DistillationModule, data: RetrievalData, output: Path) -> dict[str, float]:
-    """Return the test metrics of a module's student."""
-    results = make_trainer(1, output).test(module, data, verbose=False)
-    return {name.removeprefix("test/"): value for name, value in results[0].items()}
+def scores_of(module: DistillationModule, data: RetrievalData, output: Path) -> Scores:
+    """Return the test metrics of a module's student, and the nDCG of each query."""
+    queries = PerQuery()
+    results = make_trainer(1, output, queries).test(module, data, verbose=False)
+    return {name.removeprefix("test/"): value for name, value in results[0].items()}, queries.values
 
 
-def bm25_scores(test: Sequence[Pair]) -> dict[str, float]:
-    """Return the same metrics for a word search."""
+def bm25_scores(test: Sequence[Pair]) -> Scores:
+    """Return the same for a word search."""
     _, ranked = BM25([pair.document for pair in test]).search([pair.query for pair in test], top_k=100)
     scores = ranking_scores(ranked, torch.arange(len(test))[:, None])
-    return {name: float(values.mean()) for name, values in scores.items()}
+    return {name: float(values.mean()) for name, values in scores.items()}, scores["ndcg@10"]
+
+
+def retention(found: dict[str, Scores]) -> dict[str, list[float]]:
+    """Return each model's share of the teacher's nDCG, and the ends of its interval over the same draws of queries."""
+    reference = found["teacher"][1]
+    kept = {
+        name: bootstrap_interval([values, reference], lambda mine, theirs: mine.mean() / theirs.mean())
+        for name, (_, values) in found.items()
+    }
+    return {name: [interval.value, interval.low, interval.high] for name, interval in kept.items()}
 
 
 def embed(module: DistillationModule, texts: Sequence[str], max_length: int) -> torch.Tensor:
@@ -142,8 +169,7 @@ def costs(modules: dict[str, DistillationModule], test: Sequence[Pair], max_leng
 
 def show_table(results: dict[str, Any]) -> Table:
     """Lay the results out as one table."""
-    best = results["scores"]["teacher"]["ndcg@10"]
-    rows = []
+    rows, kept = [], results["retention"]
     for name, scores in results["scores"].items():
         cost = results["costs"].get(name)
         rows.append(
@@ -151,7 +177,7 @@ def show_table(results: dict[str, Any]) -> Table:
                 name,
                 f"{scores['ndcg@10']:.3f}",
                 f"{scores['mrr@10']:.3f}",
-                f"{100 * scores['ndcg@10'] / best:.1f} %",
+                "" if name == "teacher" else "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * end for end in kept[name])),
                 *(
                     [
                         f"{cost['parameters'] / 1e6:.1f} M",
@@ -205,13 +231,13 @@ def distil(settings: Settings, output: Path) -> dict[str, Any]:
         task_weight=0.0,
         learning_rate=settings.learning_rate,
     )
-    scores = {"BM25": bm25_scores(test)}
+    found = {"BM25": bm25_scores(test)}
     print("\nThe teacher, and the student as it was cut out of it:")
-    scores["teacher"] = scores_of(whole, data, output)
-    scores["student before"] = scores_of(module, data, output)
+    found["teacher"] = scores_of(whole, data, output)
+    found["student before"] = scores_of(module, data, output)
     print("\nDistilling:")
     make_trainer(settings.epochs, output).fit(module, data)
-    scores["student after"] = scores_of(module, data, output)
+    found["student after"] = scores_of(module, data, output)
     folder = module.save_student(output / "student", max_length=settings.max_length)
     measured = costs({"teacher": whole, "student after": module}, test, settings.max_length)
     measured["teacher"]["mb"] = size_in_mb(teacher)
@@ -219,7 +245,8 @@ def distil(settings: Settings, output: Path) -> dict[str, Any]:
     measured["student before"] = measured["student after"]  # the same shape, other weights
     return {
         "settings": asdict(settings),
-        "scores": scores,
+        "scores": {name: scores for name, (scores, _) in found.items()},
+        "retention": retention(found),
         "costs": measured,
         "precision": auto_precision(),
         "seconds": time.perf_counter() - start,
@@ -282,7 +309,7 @@ def finished_run(file: Path, settings: Settings) -> dict[str, Any] | None:
         results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    whole = (file.parent / "student" / "model.safetensors").is_file()
+    whole = (file.parent / "student" / "model.safetensors").is_file() and "retention" in results
     return results if whole and results.get("settings") == asdict(settings) else None
 
 

@@ -51,6 +51,11 @@ def test_the_quickstart_from_start_to_end_and_again(
     assert all(f'"{query}"' in printed for query in run.SEARCHES)
     results = json.loads((output / "results.json").read_text())
     assert results["scores"]["student after"]["ndcg@10"] != results["scores"]["student before"]["ndcg@10"]
+    for name, (value, low, high) in results["retention"].items():
+        of_means = results["scores"][name]["ndcg@10"] / results["scores"]["teacher"]["ndcg@10"]
+        assert value == pytest.approx(of_means, abs=1e-6)
+        assert low <= value <= high
+        assert (low < high) == (name != "teacher")
     assert results["costs"]["student after"]["parameters"] < results["costs"]["teacher"]["parameters"]
 
     student, tokenizer = (
@@ -77,11 +82,13 @@ def test_other_settings_or_a_lost_student_train_again(output: Path, tmp_path: Pa
     file = output / "results.json"
     assert run.finished_run(file, settings) is None
     (output / "student").mkdir(parents=True)
-    file.write_text(json.dumps({"settings": {**run.asdict(settings)}}))
+    file.write_text(json.dumps({"settings": {**run.asdict(settings)}, "retention": {}}))
     assert run.finished_run(file, settings) is None  # the student is not there
     (output / "student" / "model.safetensors").touch()
     assert run.finished_run(file, settings) is not None
     assert run.finished_run(file, run.Settings(epochs=2)) is None
+    file.write_text(json.dumps({"settings": {**run.asdict(settings)}}))  # of an older version
+    assert run.finished_run(file, settings) is None
     file.write_text("{")
     assert run.finished_run(file, settings) is None
 
