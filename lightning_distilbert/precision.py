@@ -15,7 +15,7 @@ FLOAT32_ATTENTION = "sdpa_float32"  # transformers' name for it, once this file 
 
 
 def auto_precision() -> str:
-    """Return ``"bf16-mixed"`` where the processor has bfloat16 matrix units, else ``"32-true"``.
+    """Return ``"bf16-mixed"`` where the processor computes in bfloat16, else ``"32-true"``.
 
     For the Trainer's ``precision`` argument, which takes no "auto". On a CPU with AMX, bfloat16 is several times as
     fast as float32; on one without any bfloat16 instructions it is emulated and slower.

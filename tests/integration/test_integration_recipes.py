@@ -132,9 +132,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "task.criterion": "balanced",
     },
     "retrieval": ADAM | {
-        "objectives": [("SentenceEmbedding", {"metric": "cosine", "weight": 1.0}), ("Similarity", {"weight": 1.0})],
+        "objectives": [
+            ("SentenceEmbedding", {"metric": "cosine", "weight": 20.0}),
+            ("Similarity", {"temperature": 0.05, "weight": 4.0}),
+            ("HiddenStates", {"layers": "auto", "metric": "mse", "weight": 10.0}),
+        ],
         "task_weight": 0.0, "task.pooling": "mean", "task.temperature": 0.05, "task.gather": False,
-        "learning_rate": 1e-4, "warmup": 0.06, "data.num_negatives": 1, "data.batch_size": 64, "data.max_length": 256,
+        "student.dropout": 0.0, "learning_rate": 2e-4, "warmup": 0.06, "data.num_negatives": 1,
+        "data.batch_size": 64, "data.max_length": 256,
         "trainer.max_epochs": 3,
     },
     "reranking": ADAM | LOGITS | FINETUNING | {
