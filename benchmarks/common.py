@@ -1,6 +1,7 @@
 """What the benchmarks share: the pretrained model, fits of fixed length, and a store that survives interruptions."""
 
 import fcntl
+import gc
 import json
 import os
 import time
@@ -46,6 +47,7 @@ def fit(module, data, **limits):
         "num_sanity_val_steps": 0,
         "limit_val_batches": 0,
     }
+    gc.collect()  # module and Trainer hold each other, and with them a teacher and the rows of its cache
     trainer = Trainer(**{**flags, **limits})
     start = time.perf_counter()
     trainer.fit(module, data)
