@@ -55,6 +55,7 @@ RECIPES = {
     "task recipes": [(layerwise, 1.0, None)],
     "close": [(closely, 0.0, 0.0)],
     "close + labels": [(closely, 1.0, 0.0)],
+    "close + labels, dropout": [(closely, 1.0, None)],
     "close + labels, 4 x steps": [(closely, 1.0, 0.0)],
     "close + labels, 4 x steps, unlabelled pairs": [(closely, 1.0, 0.0)],
 }
