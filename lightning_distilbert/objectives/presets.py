@@ -36,14 +36,8 @@ def _distilbert() -> Preset:
     return Preset(objectives, task_weight=2.0)
 
 
-def _close() -> Preset:
-    # the default of text classification: the closest of the presets in docs/results.md
-    objectives = (SoftTargets(temperature=2.0, weight=10.0), HiddenStates(layers="auto", metric="mse", weight=1.0))
-    return Preset(objectives, task_weight=1.0)
-
-
 def _layerwise() -> Preset:
-    # the default of tokens and questions, on which it is measured: docs/results.md
+    # the default of tasks with labels; measured against the other presets in docs/results.md
     objectives = (SoftTargets(temperature=2.0, weight=1.0), HiddenStates(layers="auto", metric="mse", weight=10.0))
     return Preset(objectives, task_weight=1.0)
 
@@ -102,8 +96,6 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     # Sanh et al. 2019: soft targets and the directions of the last hidden states, 5 / 2 (task) / 1
     "distilbert": _distilbert,
     # ours, for a task: soft targets, and the hidden states after each layer that the student has
-    "close": _close,
-    # the same terms, of which the hidden states weigh more
     "layerwise": _layerwise,
     # Sanh et al. 2019, section 3: a second step of distillation on the task itself, soft targets alone
     "logits": _logits,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -52,7 +52,6 @@ class IntentClassification(TextClassification):
         [{'label': 'oos', 'score': 0.21..., 'nearest': 'balance'}]
     """
 
-    default_objectives: ClassVar[str] = "layerwise"
     num_labels: Any  # None until a config has named the labels
 
     def __init__(

@@ -53,7 +53,7 @@ class TextClassification(Task):
     """
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-    default_objectives: ClassVar[str] = "close"
+    default_objectives: ClassVar[str] = "layerwise"
     data: ClassVar[tuple[str, ...]] = ("TextClassificationData",)
     mode: str = "max"
 

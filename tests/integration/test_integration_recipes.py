@@ -121,13 +121,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "tinybert-prediction": ADAM | FINETUNING | TASK_ROWS | {
         "objectives": [("SoftTargets", {"temperature": 1.0, "weight": 1.0})], "task_weight": 0.0,
     },
-    "text-classification": ADAM | HALF_SIZE | TASK_ROWS | {
-        "objectives": [
-            ("SoftTargets", {"temperature": 2.0, "weight": 10.0}),
-            ("HiddenStates", {"layers": "auto", "metric": "mse", "weight": 1.0}),
-        ],
-        "student.dropout": 0.0, "learning_rate": 5e-5,
-    },
+    "text-classification": ADAM | HALF_SIZE | TASK_ROWS | {"student.dropout": 0.0, "learning_rate": 5e-5},
     "token-classification": ADAM | HALF_SIZE | TASK_ROWS | {"learning_rate": 1e-4},
     "question-answering": ADAM | HALF_SIZE | {
         "learning_rate": 1e-4, "data.batch_size": 32, "data.max_length": 384,

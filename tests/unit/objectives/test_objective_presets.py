@@ -36,14 +36,6 @@ def test_logits_and_embedding():
     ("name", "expected", "task_weight"),
     [
         (
-            "close",
-            [
-                ("SoftTargets", {"temperature": 2.0, "weight": 10.0}),
-                ("HiddenStates", {"layers": "auto", "metric": "mse", "weight": 1.0}),
-            ],
-            1.0,
-        ),
-        (
             "layerwise",
             [
                 ("SoftTargets", {"temperature": 2.0, "weight": 1.0}),
@@ -144,7 +136,7 @@ def test_a_class_may_come_twice_but_not_an_object():
     [
         (
             "tinybird",
-            r"no objectives named 'tinybird'\. Did you mean 'tinybert'\? Known are close, distilbert, embedding, lay",
+            r"no objectives named 'tinybird'\. Did you mean 'tinybert'\? Known are distilbert, embedding, layerwise",
         ),
         ("SoftTarget", r"no objectives named 'SoftTarget'\. Did you mean 'SoftTargets'\?"),
         ([], "objectives is empty"),
