@@ -46,6 +46,7 @@ closely = functools.partial(layerwise, soft=10.0, hidden=1.0)
 # the stages of each recipe: objectives (None fine-tunes), the weight of the task loss (None is the preset's), dropout
 RECIPES = {
     "fine-tuned": [(None, None, None)],
+    "fine-tuned, no dropout": [(None, None, 0.0)],
     "logits": [("logits", None, None)],
     "distilbert": [("distilbert", None, None)],
     "tinybert": [("tinybert", None, None), ("tinybert-prediction", None, None)],
@@ -53,6 +54,7 @@ RECIPES = {
     "textbrewer": [("textbrewer", None, None)],
     "patient": [("patient", None, None)],
     "task recipes": [(layerwise, 1.0, None)],
+    "task recipes, no dropout": [(layerwise, 1.0, 0.0)],
     "close": [(closely, 0.0, 0.0)],
     "close + labels": [(closely, 1.0, 0.0)],
     "close + labels, dropout": [(closely, 1.0, None)],
