@@ -88,8 +88,8 @@ def head_of(name):
     return TextClassification(labels=NAMES[name])
 
 
-def training_rows(name):
-    with open(root() / f"glue/{name}/train.tsv", encoding="utf-8-sig", newline="") as file:
+def rows_of(name, split="train"):
+    with open(root() / f"glue/{name}/{split}.tsv", encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
@@ -97,7 +97,7 @@ def splits_of(name, hold_out):
     """Train and validation: the task's own, or parts of the training rows, every tenth held out."""
     if not hold_out:
         return {"train": root() / f"glue/{name}/train.tsv", "validation": root() / f"glue/{name}/dev.tsv"}
-    rows = training_rows(name)
+    rows = rows_of(name)
     return {"train": [row for i, row in enumerate(rows) if i % 10], "validation": rows[::10]}
 
 
@@ -107,7 +107,7 @@ def other_pairs(name):
         [row[column] for column in TASKS[other]["text"]]
         for other in PAIRS
         if other != name
-        for row in training_rows(other)
+        for row in rows_of(other)
     ]
     return [dict(zip(TASKS[name]["text"], pair, strict=True)) for pair in pairs]
 
@@ -156,8 +156,7 @@ def majority(store, name):
     key, label = f"{name}/majority/0", TASKS[name]["label"]
     if name == "STS-B" or store.path.stem == HELD_OUT or key in store.read():
         return
-    with open(root() / f"glue/{name}/dev.tsv", encoding="utf-8-sig", newline="") as file:
-        labels = [row[label] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    labels = [row[label] for row in rows_of(name, "dev")]
     store.add(key, {"score": round(labels.count(statistics.mode(labels)) / len(labels), 4)})
 
 

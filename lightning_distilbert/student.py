@@ -385,7 +385,8 @@ def _fold_first_norm(state: dict[str, Tensor], first: str, scale: Tensor) -> Non
     """Put the scale of an attention norm into the projection after it.
 
     A ModernBERT's first layer has no such norm, since the embeddings are normalised. A later layer in its place reads
-    what it read of normalised vectors, but for how much the norm of the embeddings differs between dimensions.
+    what it read of normalised vectors, but for how much the norm of the embeddings differs between dimensions. The
+    norm's bias goes into that of the projection, and is lost where the projection has none.
     """
     bias = state.pop(f"{first}.attn_norm.bias", None)
     weight, own = state[f"{first}.attn.Wqkv.weight"], state.get(f"{first}.attn.Wqkv.bias")
