@@ -104,10 +104,7 @@ def splits_of(name, hold_out):
 def other_pairs(name):
     """Training pairs of the other tasks, in the columns of this one."""
     pairs = [
-        [row[column] for column in TASKS[other]["text"]]
-        for other in PAIRS
-        if other != name
-        for row in rows_of(other)
+        [row[column] for column in TASKS[other]["text"]] for other in PAIRS if other != name for row in rows_of(other)
     ]
     return [dict(zip(TASKS[name]["text"], pair, strict=True)) for pair in pairs]
 
