@@ -26,6 +26,7 @@ from lightning_distilbert import (
     TextClassification,
     TextClassificationData,
 )
+from lightning_distilbert.objectives.presets import resolve_objectives
 from lightning_distilbert.report.bootstrap import bootstrap_interval
 from lightning_distilbert.report.table import Table, replace_region
 
@@ -43,6 +44,15 @@ NAMES = {"RTE": ["entailment", "not_entailment"], "MRPC": ["0", "1"], "SST-2": [
 closely = functools.partial(layerwise, soft=10.0, hidden=1.0)
 
 
+def every(preset):
+    """The objectives of a preset on its paper's map of layers, whatever the student's layers were copied from."""
+    options = [objective.to_config() for objective in resolve_objectives(preset).objectives]
+    for option in options:
+        if "layers" in option["init_args"]:
+            option["init_args"]["layers"] = "every"
+    return options
+
+
 # the stages of each recipe: objectives (None fine-tunes), the weight of the task loss (None is the preset's), dropout
 RECIPES = {
     "fine-tuned": [(None, None, None)],
@@ -50,22 +60,24 @@ RECIPES = {
     "logits": [("logits", None, None)],
     "distilbert": [("distilbert", None, None)],
     "tinybert": [("tinybert", None, None), ("tinybert-prediction", None, None)],
+    "tinybert, map every": [(functools.partial(every, "tinybert"), 0.0, None), ("tinybert-prediction", None, None)],
     "minilm": [("minilm", None, None), (None, None, None)],
     "textbrewer": [("textbrewer", None, None)],
+    "textbrewer, map every": [(functools.partial(every, "textbrewer"), 0.0, None)],
     "patient": [("patient", None, None)],
     "task recipes": [(layerwise, 1.0, None)],
     "task recipes, no dropout": [(layerwise, 1.0, 0.0)],
     "close": [(closely, 0.0, 0.0)],
     "close + labels": [(closely, 1.0, 0.0)],
     "close + labels, dropout": [(closely, 1.0, None)],
-    "close + labels, 4 x steps": [(closely, 1.0, 0.0)],
-    "close + labels, 4 x steps, unlabelled pairs": [(closely, 1.0, 0.0)],
+    "task recipes, no dropout, 4 x steps": [(layerwise, 1.0, 0.0)],
+    "task recipes, no dropout, 4 x steps, unlabelled pairs": [(layerwise, 1.0, 0.0)],
 }
 PAIRS = ("MRPC", "RTE", "STS-B")
 LONG = {name: PAIRS for name in RECIPES if "4 x" in name}  # the tasks that they are for
 
 
-UNCACHED = ("tinybert", "minilm")  # a teacher's cache holds no attention
+UNCACHED = ("tinybert", "tinybert, map every", "minilm")  # a teacher's cache holds no attention
 
 
 def teacher_of(folder, recipe):

@@ -30,8 +30,8 @@ class Attention(LayerPairs):
     cut out of this teacher have to be re-ordered by training before this term means anything.
 
     Args:
-        layers: ``last``, ``uniform``, ``every``, ``skip`` or ``initialised``, as `HiddenStates` explains them, or a
-            list of ``(student, teacher)`` pairs of layers, counted from 1.
+        layers: ``auto``, ``last``, ``uniform``, ``every``, ``skip`` or ``initialised``, as `HiddenStates` explains
+            them, or a list of ``(student, teacher)`` pairs of layers, counted from 1.
         metric: ``mse`` (TinyBERT: the scores) or ``kl`` (MiniLM, Wang et al. 2020: the distributions over real keys).
         weight: The factor of this term in the total loss, a number or a `Schedule`.
 
@@ -52,7 +52,7 @@ class Attention(LayerPairs):
 
     def __init__(
         self,
-        layers: LayerRule | list[tuple[int, int]] = "uniform",
+        layers: LayerRule | list[tuple[int, int]] = "auto",
         metric: AttentionMetric = "mse",
         weight: float | Schedule = 1.0,
     ) -> None:

@@ -28,8 +28,9 @@ class HiddenStates(LayerPairs):
 
     ``layers="last", metric="cosine"`` is the cosine term of DistilBERT (Sanh et al. 2019, section 2); ``"every",
     embeddings=True, metric="mse"`` with a projection is the hidden-state term of TinyBERT (Jiao et al. 2020, equations
-    8 and 9); ``"skip", metric="normalized_mse", tokens="first"`` is patient distillation (Sun et al. 2019, equation 7).
-    It is a mean over the pairs and not a sum, so that the weight means the same for any depth.
+    8 and 9; for a student that was cut out of its teacher take ``"auto"``); ``"skip", metric="normalized_mse",
+    tokens="first"`` is patient distillation (Sun et al. 2019, equation 7). It is a mean over the pairs and not
+    a sum, so that the weight means the same for any depth.
 
     Both models must split the text into the same tokens, unless only the first one is compared. Failure mode: a student
     with few layers cannot follow every layer of a deep teacher and still serve its task; with many pairs, lower the
@@ -40,8 +41,8 @@ class HiddenStates(LayerPairs):
         layers: ``last`` (the last layer of each), ``uniform`` (each student layer with one of the teacher's, evenly
             spread, first and last included), ``every`` (every k-th of the teacher's, so that 4 layers follow 3, 6, 9
             and 12), ``skip`` (the same without the last pair), ``initialised`` (each with the teacher layer that it
-            was copied from), or a list of ``(student, teacher)`` pairs, where 0 is the embedding output and ``i`` the
-            output of layer ``i``.
+            was copied from), ``auto`` (the same where that is known, else ``uniform``), or a list of ``(student,
+            teacher)`` pairs, where 0 is the embedding output and ``i`` the output of layer ``i``.
         metric: ``cosine``, ``mse`` or ``normalized_mse`` (``mse`` of vectors scaled to length 1).
         projection: ``auto`` (a linear map from the student's to the teacher's width where these differ), ``always``, or
             ``never``. The projections are trained with the student and thrown away after.

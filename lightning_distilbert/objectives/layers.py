@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
@@ -56,6 +57,15 @@ class LayerPairs(Objective):
         # a foreign model may not say how deep it is: then its first forward does
         if student.num_layers is not None and teacher.num_layers is not None:
             self.pairs = self.pairs_of(student.num_layers, teacher.num_layers, student)
+            copied = copied_pairs(student, student.num_layers, teacher.num_layers)
+            # measured in docs/results.md; "skip" looks at one token, and does no harm
+            if self.layers in ("uniform", "every") and copied and not set(copied) <= set(self.pairs):
+                warnings.warn(
+                    f"{type(self).__name__}(layers={self.layers!r}) compares the layers {list(self.pairs)} (student, "
+                    f"teacher), and the student's were copied as {list(copied)}: training first undoes what they do. "
+                    "With layers='auto' each follows the one that it was copied from.",
+                    stacklevel=2,
+                )
         elif self.layers == "last" or not isinstance(self.layers, str):
             self.pairs = None
         else:
@@ -88,35 +98,30 @@ class LayerPairs(Objective):
             return self.layers
         if self.layers == "last":
             return ((student_layers, teacher_layers),)
-        chosen = () if student is None or student.initialised_from is None else tuple(student.initialised_from)
-        copied = len(chosen) == student_layers and all(0 <= layer < teacher_layers for layer in chosen)
-        # of a model with other layers than the teacher's they say nothing; students of old do not tell how many it had
-        depth = None if student is None else student.initialised_depth
-        copied = copied and depth in (None, teacher_layers)
+        copied = copied_pairs(student, student_layers, teacher_layers)
         if self.layers == "initialised" and not copied:
+            told, depth = (None, None) if student is None else (student.initialised_from, student.initialised_depth)
             raise DistillationError(
                 f"{owner} needs to know from which of the teacher's {teacher_layers} layers each of the student's "
-                f"{student_layers} was copied, and the student says {list(chosen) or None}"
+                f"{student_layers} was copied, and the student says {list(told or ()) or None}"
                 f"{'' if depth is None else f' of {depth}'}. Build the student from this teacher with build_student(), "
                 "or use layers='auto', which then spreads them evenly."
             )
         if self.layers in ("initialised", "auto") and copied:
-            return tuple((ours + 1, theirs + 1) for ours, theirs in enumerate(chosen))
+            return copied
         if student_layers > teacher_layers or (self.layers == "skip" and student_layers < 2):
             raise DistillationError(
                 f"{owner} was given a student of {student_layers} layers and a teacher of {teacher_layers}: it needs "
                 f"at least {2 if self.layers == 'skip' else 1} and no more than the teacher has. Give the pairs as a "
                 "list."
             )
-        if self.layers in ("uniform", "auto"):
-            # imported here, so that the maths alone does not load the models' room
-            from lightning_distilbert.mapping import layer_choice
+        # imported here, so that the maths alone does not load the models' room
+        from lightning_distilbert.mapping import Rule, layer_choice
 
-            chosen = layer_choice(teacher_layers, student_layers)
-            return tuple((ours + 1, theirs + 1) for ours, theirs in enumerate(chosen))
-        # -(-a // b) is the ceiling of a / b
-        every = tuple((i, -(-i * teacher_layers // student_layers)) for i in range(1, student_layers + 1))
-        return every[:-1] if self.layers == "skip" else every
+        rule: Rule = "every" if self.layers in ("every", "skip") else "uniform"
+        spread = layer_choice(teacher_layers, student_layers, rule)
+        pairs = tuple((ours + 1, theirs + 1) for ours, theirs in enumerate(spread))
+        return pairs[:-1] if self.layers == "skip" else pairs
 
     def pairs_at(self, student_layers: int, teacher_layers: int) -> Pairs:
         """Return the pairs of layers, checked against the depths of what two forwards gave.
@@ -136,6 +141,28 @@ class LayerPairs(Objective):
                 + ("" if student_layers and teacher_layers else " A model that torch.compile made shows no layers.")
             )
         return pairs
+
+
+def copied_pairs(student: ModelFacts | None, student_layers: int, teacher_layers: int) -> Pairs:
+    """Return each of a student's layers with the one that it was copied from, or nothing where that is not known.
+
+    Args:
+        student: What is known of the student.
+        student_layers: Its number of layers.
+        teacher_layers: The teacher's number of layers.
+
+    Example:
+        >>> copied_pairs(ModelFacts("a student", initialised_from=(0, 2, 5)), 3, 6)
+        ((1, 1), (2, 3), (3, 6))
+    """
+    if student is None or student.initialised_from is None:
+        return ()
+    chosen = tuple(student.initialised_from)
+    # of a model with other layers than the teacher's they say nothing; students of old do not tell how many it had
+    same = student.initialised_depth in (None, teacher_layers)
+    if len(chosen) != student_layers or not same or not all(0 <= layer < teacher_layers for layer in chosen):
+        return ()
+    return tuple((ours + 1, theirs + 1) for ours, theirs in enumerate(chosen))
 
 
 def checked_layers(owner: str, layers: LayerRule | Sequence[Sequence[int]], first_layer: int = 1) -> LayerRule | Pairs:

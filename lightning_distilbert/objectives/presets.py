@@ -53,10 +53,11 @@ def _embedding() -> Preset:
 
 def _tinybert() -> Preset:
     # the paper's lambda is 1 for every layer, and so are both sums in its general_distill.py; here they are means over
-    # the layers, of which the second has one more pair (the embeddings)
+    # the layers, of which the second has one more pair (the embeddings). The paper's map "every" is for a student that
+    # starts from noise: one cut out of its teacher has to follow the layers that it was copied from (docs/results.md)
     objectives = (
-        Attention(layers="every", metric="mse", weight=1.0),
-        HiddenStates(layers="every", metric="mse", embeddings=True, weight=1.0),
+        Attention(layers="auto", metric="mse", weight=1.0),
+        HiddenStates(layers="auto", metric="mse", embeddings=True, weight=1.0),
     )
     return Preset(objectives, task_weight=0.0)
 
@@ -73,11 +74,11 @@ def _minilm() -> Preset:
 
 def _textbrewer() -> Preset:
     # kd_loss_weight 1, hard_label_weight 0 and temperature 8; each pair of its examples/matches (L4t_hidden_mse, ...)
-    # has the weight 1. Its soft targets have no factor T^2, so that 1/64 of ours have the same gradient. The NST term
-    # ("hidden_smmd") that its README adds is not there.
+    # has the weight 1; its map is "every", as TinyBERT's. Its soft targets have no factor T^2, so that 1/64 of ours
+    # have the same gradient. The NST term ("hidden_smmd") that its README adds is not there.
     objectives = (
         SoftTargets(temperature=8.0, weight=1 / 64),
-        HiddenStates(layers="every", metric="mse", embeddings=True, weight=1.0),
+        HiddenStates(layers="auto", metric="mse", embeddings=True, weight=1.0),
     )
     return Preset(objectives, task_weight=0.0)
 

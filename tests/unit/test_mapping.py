@@ -28,6 +28,14 @@ def test_uniform_is_the_nearest_even_spacing_for_every_legal_number(total):
     assert layer_choice(total, total) == tuple(range(total))
 
 
+@pytest.mark.parametrize(
+    ("total", "layers", "chosen"),
+    [(12, 4, (2, 5, 8, 11)), (12, 6, (1, 3, 5, 7, 9, 11)), (6, 4, (1, 2, 4, 5)), (5, 1, (4,)), (3, 3, (0, 1, 2))],
+)
+def test_every_is_the_last_layer_of_each_block(total, layers, chosen):
+    assert layer_choice(total, layers, rule="every") == chosen
+
+
 def test_first_and_last_rules():
     assert layer_choice(6, 2, rule="first") == (0, 1)
     assert layer_choice(6, 2, rule="last") == (4, 5)
@@ -55,7 +63,7 @@ def test_explicit_list():
         (6, True, "uniform", "neither a number"),
         (6, 2.0, "uniform", "neither a number"),
         (6, [0, 2], "last", "no effect"),
-        (6, 2, "middle", r"layer_choice\(rule=...\) was given 'middle': choose one of 'uniform', 'first', 'last'"),
+        (6, 2, "middle", r"layer_choice\(rule=...\) was given 'middle': choose one of 'uniform', 'every', 'first'"),
         (0, 1, "uniform", "0 layers; at least 1"),
     ],
 )

@@ -47,7 +47,7 @@ CONFIGS = {
     "hidden_states_initialised": lambda: HiddenStates(layers="initialised"),
     "hidden_states_pairs": lambda: HiddenStates(layers=[(0, 0), (1, 4)], projection="always", weight=Linear(1.0, 0.0)),
     "hidden_states_first": lambda: HiddenStates(layers="skip", metric="normalized_mse", tokens="first"),
-    "hidden_states_embeddings": lambda: HiddenStates(layers="every", embeddings=True),
+    "hidden_states_embeddings": lambda: HiddenStates(layers="uniform", embeddings=True),
     "embeddings": lambda: Embeddings(),
     "embeddings_always": lambda: Embeddings(projection="always", weight=2.0),
     "attention": lambda: Attention(),

@@ -37,6 +37,7 @@ def built(student, teacher, **options):
         ([[1, 1]], ((1, 1),)),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*training first undoes")
 def test_the_pairs_of_each_rule(layers, expected):
     objective = built(facts(3, initialised_from=(1, 3, 4)), facts(6), layers=layers)
     assert objective.pairs == expected

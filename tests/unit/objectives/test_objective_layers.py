@@ -55,6 +55,21 @@ def test_auto_follows_the_layers_that_were_copied_where_the_student_tells_them(k
 
 
 @classes
+@pytest.mark.parametrize("layers", ["every", "uniform"])
+def test_a_map_that_undoes_the_copy_is_told(kind, layers):
+    with pytest.warns(UserWarning, match=rf"{kind.__name__}\(layers='{layers}'\).* copied as \[\(1, 2\), \(2, 3\)"):
+        pairs(kind, layers, 3, 6, initialised_from=(1, 2, 5))
+
+
+@classes
+def test_a_map_that_follows_the_copy_is_silent(kind, recwarn):
+    for layers, copied in (("every", (1, 3, 5)), ("uniform", (0, 2, 5)), ("skip", (0, 2, 5)), ("auto", (0, 1, 5))):
+        pairs(kind, layers, 3, 6, initialised_from=copied)
+    pairs(HiddenStates, "every", 3, 6, initialised_from=(1, 3, 5), embeddings=True)
+    assert not recwarn.list
+
+
+@classes
 def test_layers_of_a_model_of_another_depth_are_not_the_teacher_s(kind):
     told = {"initialised_from": (0, 2, 5)}
     assert pairs(kind, "auto", 3, 12, **told, depth=12) == ((1, 1), (2, 3), (3, 6))

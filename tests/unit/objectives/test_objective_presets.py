@@ -7,6 +7,7 @@ import torch
 
 from lightning_distilbert.errors import DistillationError
 from lightning_distilbert.functional import soft_targets
+from lightning_distilbert.mapping import layer_choice
 from lightning_distilbert.objectives import PRESETS, HiddenStates, Preset, SoftTargets, resolve_objectives
 from lightning_distilbert.schedules import Linear
 from lightning_distilbert.signals import ModelFacts
@@ -46,8 +47,8 @@ def test_logits_and_embedding():
         (
             "tinybert",
             [
-                ("Attention", {"layers": "every", "metric": "mse", "weight": 1.0}),
-                ("HiddenStates", {"layers": "every", "metric": "mse", "embeddings": True, "weight": 1.0}),
+                ("Attention", {"layers": "auto", "metric": "mse", "weight": 1.0}),
+                ("HiddenStates", {"layers": "auto", "metric": "mse", "embeddings": True, "weight": 1.0}),
             ],
             0.0,
         ),
@@ -57,7 +58,7 @@ def test_logits_and_embedding():
             "textbrewer",
             [
                 ("SoftTargets", {"temperature": 8.0, "weight": 1 / 64}),
-                ("HiddenStates", {"layers": "every", "metric": "mse", "embeddings": True, "weight": 1.0}),
+                ("HiddenStates", {"layers": "auto", "metric": "mse", "embeddings": True, "weight": 1.0}),
             ],
             0.0,
         ),
@@ -76,11 +77,12 @@ def test_presets_of_other_papers(name, expected, task_weight):
     assert (summary(preset), preset.task_weight) == (expected, task_weight)
 
 
-def test_tinybert_compares_no_logits_and_follows_its_own_layer_map():
+def test_tinybert_compares_no_logits_and_follows_the_layers_that_were_copied():
     preset = resolve_objectives("tinybert")
+    chosen = layer_choice(12, 4, rule="every")  # of the recipe: the paper's map
     for objective in preset.objectives:
         objective.build(
-            ModelFacts("a", num_layers=4, hidden_size=312, num_heads=12),
+            ModelFacts("a", num_layers=4, hidden_size=312, num_heads=12, initialised_from=chosen, initialised_depth=12),
             ModelFacts("b", num_layers=12, hidden_size=768, num_heads=12),
         )
     attention, hidden = preset.objectives
