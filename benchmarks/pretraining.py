@@ -39,6 +39,7 @@ STORE = Store("pretraining")
 TEACHER = CACHE / "pretraining" / "teacher"
 TEACHER_EPOCHS = 2
 STUDENT_STEPS = 800  # of 32 sequences: 60 % of a pass
+PARTS = 5  # of a pass of the teacher, after each of which its held-out loss is taken
 KINDS = {
     "triple": "triple loss (soft targets 5, masked language 2, hidden cosine 1)",
     "no-soft": "without the soft targets",
@@ -68,7 +69,7 @@ def text(batch_size=32):
 
 
 class Curve(Callback):
-    """The held-out loss after each epoch: has it flattened?"""
+    """The held-out loss along the way: has it flattened?"""
 
     def __init__(self):
         self.losses = []
@@ -104,7 +105,7 @@ def student(kind):
 
 def pretrain(kind, seed):
     key = f"pretraining/{kind}/{seed}"
-    if key in STORE.read():
+    if key in STORE.read() or (seed and kind in ("teacher", "none")):  # there is one teacher, and one cut of it
         return
     seed_everything(seed)
     data, curve = text(), Curve()
@@ -112,11 +113,16 @@ def pretrain(kind, seed):
         module = DistillationModule(
             MaskedLM(),
             student=Student(source=pretrained(), layers=6, architecture="same", dropout=0.0),
-            learning_rate=3e-4,
+            learning_rate=7e-4,
             betas=(0.9, 0.98),
             eps=1e-6,
         )
-        limits = {"max_epochs": TEACHER_EPOCHS, "limit_val_batches": 1.0, "callbacks": [curve]}
+        limits = {
+            "max_epochs": TEACHER_EPOCHS,
+            "val_check_interval": 1 / PARTS,
+            "limit_val_batches": 16,
+            "callbacks": [curve],
+        }
     else:
         objectives, task_weight = terms(kind)
         module = DistillationModule(
@@ -136,7 +142,7 @@ def pretrain(kind, seed):
     scores = held_out(module, data)
     module.save_student(TEACHER if kind == "teacher" else CACHE / "pretraining" / f"{kind}-{seed}")
     run = {"loss": round(scores["loss"], 4), "accuracy": round(scores["accuracy"], 4), "seconds": round(seconds)}
-    STORE.add(key, {**run, "by_epoch": curve.losses} if curve.losses else run)
+    STORE.add(key, {**run, "along_the_way": curve.losses} if curve.losses else run)
     print(f"{key}: held-out loss {scores['loss']:.3f}, accuracy {scores['accuracy']:.3f}, {seconds:.0f} s", flush=True)
 
 
@@ -187,13 +193,15 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", nargs="+", default=["teacher", *KINDS], choices=["teacher", *KINDS])
+    parser.add_argument("--pretrainings", nargs="+", type=int, default=[0], help="seeds of the pretraining")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the fine-tuning")
     parser.add_argument("--tasks", nargs="*", default=list(FINE_TUNING), choices=list(FINE_TUNING))
     parser.add_argument("--table", nargs="*", help="only write the table into these files")
     arguments = parser.parse_args()
     if arguments.table is None:
-        for kind in arguments.kinds:
-            pretrain(kind, 0)
+        for seed in arguments.pretrainings:
+            for kind in arguments.kinds:
+                pretrain(kind, seed)
         for task in arguments.tasks:
             for seed in arguments.seeds:
                 for kind in arguments.kinds:
