@@ -113,7 +113,7 @@ def pretrain(kind, seed):
         module = DistillationModule(
             MaskedLM(),
             student=Student(source=pretrained(), layers=6, architecture="same", dropout=0.0),
-            learning_rate=7e-4,
+            learning_rate=3e-4,
             betas=(0.9, 0.98),
             eps=1e-6,
         )
