@@ -39,7 +39,7 @@ STORE = Store("pretraining")
 TEACHER = CACHE / "pretraining" / "teacher"
 TEACHER_EPOCHS = 2
 STUDENT_STEPS = 800  # of 32 sequences: 60 % of a pass
-PARTS = 5  # of a pass of the teacher, after each of which its held-out loss is taken
+PARTS = 5  # of a pass of the teacher, after each of which its loss on some of the held-out text is taken
 KINDS = {
     "triple": "triple loss (soft targets 5, masked language 2, hidden cosine 1)",
     "no-soft": "without the soft targets",

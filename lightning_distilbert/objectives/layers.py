@@ -58,7 +58,7 @@ class LayerPairs(Objective):
         if student.num_layers is not None and teacher.num_layers is not None:
             self.pairs = self.pairs_of(student.num_layers, teacher.num_layers, student)
             copied = copied_pairs(student, student.num_layers, teacher.num_layers)
-            # measured in docs/results.md; "skip" looks at one token, and does no harm
+            # measured in docs/results.md; "skip" does no harm there, as its preset compares one token alone
             if self.layers in ("uniform", "every") and copied and not set(copied) <= set(self.pairs):
                 warnings.warn(
                     f"{type(self).__name__}(layers={self.layers!r}) compares the layers {list(self.pairs)} (student, "

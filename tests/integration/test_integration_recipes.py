@@ -84,9 +84,9 @@ HALF_SIZE = {
 }  # fmt: skip
 LOGITS = {"objectives": [("SoftTargets", {"temperature": 2.0, "weight": 0.5})], "task_weight": 0.5}
 FINETUNING = {"learning_rate": 3e-5, "warmup": 0.1, "trainer.max_epochs": 3}
-EVERY_LAYER = ("HiddenStates", {"layers": "auto", "metric": "mse", "embeddings": True, "weight": 1.0})
+ALL_LAYERS = ("HiddenStates", {"layers": "auto", "metric": "mse", "embeddings": True, "weight": 1.0})
 TINYBERT = {
-    "objectives": [("Attention", {"layers": "auto", "metric": "mse", "weight": 1.0}), EVERY_LAYER],
+    "objectives": [("Attention", {"layers": "auto", "metric": "mse", "weight": 1.0}), ALL_LAYERS],
     "task_weight": 0.0, "warmup": 0.1,
 }  # fmt: skip
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -109,7 +109,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "trainer.accumulate_grad_batches": 4, "trainer.max_epochs": 3,
     },
     "textbrewer-style": ADAM | TASK_ROWS | {
-        "objectives": [("SoftTargets", {"temperature": 8.0, "weight": 1 / 64}), EVERY_LAYER], "task_weight": 0.0,
+        "objectives": [("SoftTargets", {"temperature": 8.0, "weight": 1 / 64}), ALL_LAYERS], "task_weight": 0.0,
         "student.layers": 6, "learning_rate": 1e-4, "warmup": 0.1, "trainer.max_epochs": 30,
     },
     "tinybert-general": ADAM | MASKING | TINYBERT | {
