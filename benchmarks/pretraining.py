@@ -9,7 +9,7 @@ The teacher is all-MiniLM-L6-v2 with a masked-language head, trained on raw text
 of its layers and see the same part of that text once, in the same order, with the same masks; without dropout, as all
 are far from overfitting. Soft targets are compared at
 masked positions only (`MaskedLM(positions="masked")`), which the paper does not do; see docs/recipes/distilbert.md.
-Each is then fine-tuned plainly on SST-2 and STS-B, without a teacher.
+Each is then fine-tuned plainly on SST-2 and STS-B, with labels and without a teacher.
 """
 
 import argparse
@@ -108,12 +108,12 @@ def pretrain(kind, seed):
     if key in STORE.read() or (seed and kind in ("teacher", "none")):  # there is one teacher, and one cut of it
         return
     seed_everything(seed)
-    data, curve = text(), Curve()
+    data, along = text(), Curve()
     if kind == "teacher":
         module = DistillationModule(
             MaskedLM(),
             student=Student(source=pretrained(), layers=6, architecture="same", dropout=0.0),
-            learning_rate=3e-4,
+            learning_rate=7e-4,
             betas=(0.9, 0.98),
             eps=1e-6,
         )
@@ -121,7 +121,7 @@ def pretrain(kind, seed):
             "max_epochs": TEACHER_EPOCHS,
             "val_check_interval": 1 / PARTS,
             "limit_val_batches": 16,
-            "callbacks": [curve],
+            "callbacks": [along],
         }
     else:
         objectives, task_weight = terms(kind)
@@ -142,7 +142,7 @@ def pretrain(kind, seed):
     scores = held_out(module, data)
     module.save_student(TEACHER if kind == "teacher" else CACHE / "pretraining" / f"{kind}-{seed}")
     run = {"loss": round(scores["loss"], 4), "accuracy": round(scores["accuracy"], 4), "seconds": round(seconds)}
-    STORE.add(key, {**run, "along_the_way": curve.losses} if curve.losses else run)
+    STORE.add(key, {**run, "along_the_way": along.losses} if along.losses else run)
     print(f"{key}: held-out loss {scores['loss']:.3f}, accuracy {scores['accuracy']:.3f}, {seconds:.0f} s", flush=True)
 
 
@@ -190,6 +190,12 @@ def table(results):
     return Table(["model", "held-out masked-language loss", "SST-2 accuracy", "STS-B Spearman"], rows, align="lrrr")
 
 
+def curve(results):
+    """Return a line of the teacher's loss along the way, on the part of the held-out text that was read there."""
+    losses = results["pretraining/teacher/0"]["along_the_way"]
+    return f"The teacher's loss after each fifth of a pass: {', '.join(f'{loss:.2f}' for loss in losses)}."
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", nargs="+", default=["teacher", *KINDS], choices=["teacher", *KINDS])
@@ -209,7 +215,7 @@ def main():
     results = STORE.read()
     print(table(results).to_text())
     for file in arguments.table or []:
-        replace_region(file, "pretraining", table(results).to_markdown())
+        replace_region(file, "pretraining", f"{table(results).to_markdown()}\n\n{curve(results)}")
 
 
 if __name__ == "__main__":
