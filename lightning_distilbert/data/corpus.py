@@ -215,16 +215,19 @@ class Corpus(Dataset):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
         self.manifest = _read_manifest(self.folder)
-        ipc, memory_map = require("pyarrow.ipc", extra="data"), require("pyarrow", extra="data").memory_map
         self._tokens: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
-        for name in self.manifest["files"]:
-            if not name.endswith(".arrow"):
-                continue
-            for batch in ipc.open_stream(memory_map(str(self.folder / name))):
-                self._tokens.append(batch.column("input_ids").flatten().to_numpy())  # a view of the file
-                lengths.append(batch.column("lengths").flatten().to_numpy())
-        self.lengths = np.concatenate(lengths)
+        for batch in _batches(self.folder, [name for name in self.manifest["files"] if name.endswith(".arrow")]):
+            self._tokens.append(batch.column("input_ids").flatten().to_numpy())  # a view of the file
+            lengths.append(batch.column("lengths").flatten().to_numpy())
+        self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int32)
+        found = [len(self.lengths), int(self.lengths.sum()), sum(map(len, self._tokens)), int(self.counts().sum())]
+        rows, tokens = self.manifest["rows"], self.manifest["tokens"]
+        if found != [rows, tokens, tokens, tokens]:
+            raise DistillationError(
+                f"The cache of tokens {self.folder} is damaged: it has {found[0]} rows and {found[2]} tokens and "
+                f"should have {rows} and {tokens}."
+            )
         # where each row starts, counted from the first token of its batch
         self._batch = np.repeat(np.arange(len(lengths), dtype=np.int32), [len(part) for part in lengths])
         self._starts = np.concatenate([np.cumsum(part, dtype=np.int64) - part for part in lengths])
@@ -243,7 +246,10 @@ class Corpus(Dataset):
 
     def counts(self) -> np.ndarray:
         """Return how often each token of the vocabulary occurs in the whole corpus."""
-        counts: np.ndarray = np.load(self.folder / COUNTS, allow_pickle=False)
+        try:
+            counts: np.ndarray = np.load(self.folder / COUNTS, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DistillationError(f"The cache of tokens {self.folder} is damaged: {COUNTS}: {error}.") from error
         return counts
 
     def __len__(self) -> int:
@@ -362,11 +368,9 @@ def _build(
     shutil.rmtree(texts)
     counts = np.zeros(max(sequences.tokenizer.get_vocab().values()) + 1, dtype=np.int64)
     rows = 0
-    ipc, memory_map = require("pyarrow.ipc", extra="data"), require("pyarrow", extra="data").memory_map
-    for file in files:
-        for batch in ipc.open_stream(memory_map(str(file))):
-            counts += np.bincount(batch.column("input_ids").flatten().to_numpy(), minlength=len(counts))
-            rows += len(batch.column("lengths").flatten())
+    for batch in _batches(folder, [file.name for file in files]):
+        counts += np.bincount(batch.column("input_ids").flatten().to_numpy(), minlength=len(counts))
+        rows += len(batch.column("lengths").flatten())
     if rows == 0:
         raise DistillationError(
             f"{name}: not one sequence is left of {totals['texts']} texts: {totals['short']} are shorter than "
@@ -384,6 +388,15 @@ def _build(
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return manifest
+
+
+def _batches(folder: Path, names: Sequence[str]) -> Iterator[Any]:
+    pyarrow, ipc = require("pyarrow", extra="data"), require("pyarrow.ipc", extra="data")
+    for name in names:
+        try:
+            yield from ipc.open_stream(pyarrow.memory_map(str(folder / name)))
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise DistillationError(f"The cache of tokens {folder} is damaged: {name}: {error}.") from error
 
 
 def _chunk_rows(parts: Sequence[Part]) -> Iterator[dict[str, Any]]:

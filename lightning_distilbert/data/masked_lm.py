@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -343,16 +343,27 @@ def _splits_of_folder(folder: Path) -> dict[str, list[Path]]:
             # "wiki.train.tokens" and "test-00000-of-00001.parquet" too: taken for no split, test text is trained on
             words = re.split(r"[._-]", path.name)
             found.setdefault(next(filter(None, map(split_name, words)), None), []).append(path)
-    others = [path for path in found.pop(None, []) if path.is_file()]
+    others = [path for path in found.pop(None, []) if path.is_file() or _has_text(path)]
+    others.sort(key=Path.is_dir)
     if found and others:
         names = f"{others[0].name!r}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
-        if "train" not in found:
+        if "train" not in found and others[0].is_file():
             raise DistillationError(
                 f"{folder} has files that are named after the splits {list(found)}, none named train, and {names}, "
                 "named after no split. Say which is which: {'train': ..., 'validation': ...}."
             )
-        rank_zero_info(f"{folder} has files named after splits, which are read, and {names}, which is left out.")
+        read = ", ".join(f"{path.name!r} ({split})" for split, paths in found.items() for path in paths[:3])
+        # beside train.txt and dev.txt a note is no news; one book of many that is called "the last train" is
+        tell = rank_zero_warn if len(others) > sum(map(len, found.values())) else rank_zero_info
+        tell(
+            f"In {folder} only what is named after a split is read, {read}; {names} is left out. If all of it is text "
+            "to train on, pass a pattern such as '*.txt'."
+        )
     return {split: found[split] for split in SPLIT_NAMES if split in found}
+
+
+def _has_text(folder: Path) -> bool:
+    return not folder.name.startswith(".") and any(kind_of_text(path) in KNOWN_SUFFIXES for path in folder.rglob("*"))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lightning_distilbert.data.batching import LengthGroupedSampler
 from lightning_distilbert.data.corpus import Sequences
 from lightning_distilbert.data.encoding import EncodedRow
 from lightning_distilbert.data.resume import same_batches
-from lightning_distilbert.data.text_files import Part, Rows, chunks
+from lightning_distilbert.data.text_files import Part, Rows, chunks, is_streamed
 from lightning_distilbert.errors import DistillationError
 
 Gather = Callable[[np.ndarray], list[np.ndarray]]
@@ -220,6 +220,13 @@ class StreamLoader:
     def _batches(self, number: int, places: list[list[int]]) -> Iterator[tuple[int, list[EncodedRow]]]:
         """Yield the number and the rows of each batch of this rank, from the beginning of a round on."""
         epoch = self._pass["epoch"]
+        streams = [part.fingerprint() for part in self.parts if isinstance(part, Rows) and is_streamed(part.rows)]
+        draws = np.array([zlib.crc32(repr(streams).encode())], dtype=np.int64)
+        if len({int(other[0]) for other in self._gather(draws)}) > 1:
+            raise DistillationError(
+                "Each process shuffles the streamed data set in another order, so that rows would come twice and "
+                "others never. Give shuffle(seed=...) a seed."
+            )
         stream = self._rows(epoch, *places[self.rank])
         rows: deque[EncodedRow] = deque()
         ended = False

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -125,8 +126,13 @@ class TextFile:
 
     def _json(self) -> Iterator[str]:
         if self.path.name.lower().endswith(".zst"):
-            lines = enumerate(self._lines(), start=1)
-            rows: Iterator[Any] = (parse_json(line, self.path, number) for number, line in lines if line)
+            lines = self._lines()
+            first = next(lines, "")
+            if first.startswith("["):
+                rows: Any = parse_json("\n".join([first, *lines]), self.path, 1)
+            else:
+                numbered = enumerate(chain([first], lines), start=1)
+                rows = (parse_json(line, self.path, number) for number, line in numbered if line)
         else:
             rows = read_json_lines(self.path)
         for number, row in enumerate(rows, start=1):
@@ -175,11 +181,14 @@ class Rows:
     def fingerprint(self) -> list[Any]:
         """Return the fingerprint that the `datasets` library keeps, or a hash of rows in memory.
 
-        Of a streamed data set only name, columns and number of shards are known.
+        Of a streamed data set only name, columns, number of shards and the draws of its shuffles are known.
         """
         known = getattr(self.rows, "_fingerprint", None)
         if is_streamed(self.rows):
-            known = f"{self.rows.info.dataset_name} {self.rows.column_names} {self.rows.num_shards}"
+            draws = [str(state) for state in _draws(self.rows._ex_iterable)]
+            known = " ".join(
+                map(str, [self.rows.info.dataset_name, self.rows.column_names, self.rows.num_shards, *draws])
+            )
         elif known is None:
             known = hashlib.sha256(json.dumps(list(self.texts())).encode()).hexdigest()
         return ["Rows", self.column, type(self.rows).__name__, known, self.shard]
@@ -209,6 +218,16 @@ def _is_row_by_row(step: Any) -> bool:
         return False
     before = getattr(step, "ex_iterables", None) or [getattr(step, "ex_iterable", None)]
     return all(_is_row_by_row(other) for other in before if other is not None)
+
+
+def _draws(step: Any) -> Iterator[Any]:
+    """Yield the states of the generators that shuffle a stream: without a seed each process has others."""
+    generator = getattr(step, "generator", None)
+    if generator is not None:
+        yield generator.bit_generator.state
+    for before in getattr(step, "ex_iterables", None) or [getattr(step, "ex_iterable", None)]:
+        if before is not None:
+            yield from _draws(before)
 
 
 def text_of(row: Any, name: str, where: str) -> str:
@@ -264,6 +283,11 @@ def text_parts(source: Any, column: str = "text", separator: str = "line") -> li
     if isinstance(source, (str, Path)):
         return [TextFile(path, column, separator) for path in _find(str(source))]
     if hasattr(source, "column_names"):
+        if getattr(getattr(source, "_distributed", None), "world_size", 1) > 1:
+            raise DistillationError(
+                "The data set is shared out among processes already (split_dataset_by_node), and would be once more "
+                "here. Pass it whole: each process reads its own share."
+            )
         if is_streamed(source) and _is_row_by_row(getattr(source, "_ex_iterable", None)):
             return [Rows(source, column, shard) for shard in range(source.num_shards)]
         return [Rows(source, column)]

@@ -249,11 +249,26 @@ def test_no_text_of_another_split_is_trained_on(make, tmp_path, names, expected)
     assert counts == (expected or {"train": tmp_path / "texts"})
 
 
+def test_what_a_folder_of_splits_leaves_out_is_named(make, tmp_path):
+    texts = tmp_path / "texts"
+    (texts / "books").mkdir(parents=True)
+    (texts / ".git").mkdir()
+    for name in ("the-last-train.txt", "emma.txt", "books/ulysses.txt", ".git/index.txt"):
+        (texts / name).write_text("a film")
+    match = r"is read, 'the-last-train.txt' \(train\); 'emma.txt' and 1 more is left out.*pass a pattern"
+    with pytest.warns(UserWarning, match=match):
+        assert list(make(texts).splits()) == ["train"]
+    (texts / "emma.txt").unlink()
+    (texts / "books/ulysses.txt").unlink()
+    assert list(make(texts).splits()) == ["train"]
+
+
 def test_a_folder_of_which_only_some_names_are_those_of_splits_is_refused(make, tmp_path):
+    (tmp_path / "texts").mkdir()
     for name in ("a_hard_test.txt", "book1.txt", "book2.txt"):
-        (tmp_path / name).write_text("a film")
+        (tmp_path / "texts" / name).write_text("a film")
     with pytest.raises(DistillationError, match=r"the splits \['test'\], none named train, and 'book1.txt' and 1 more"):
-        make(tmp_path).splits()
+        make(tmp_path / "texts").splits()
 
 
 def test_of_a_streamed_data_set_the_validation_split_is_read_once(make, tokenizer):

@@ -248,6 +248,13 @@ def damage(folder: Path, how: str) -> None:
         path.write_bytes(path.read_bytes()[:-100])
     elif how == "missing":
         (folder / "counts.npy").unlink()
+    elif how in ("zeros", "half zeros", "no counts"):
+        path = folder / "counts.npy" if how == "no counts" else next(folder.glob("*.arrow"))
+        data = path.read_bytes()
+        kept = len(data) // 2 if how == "half zeros" else 0
+        path.write_bytes(data[:kept] + bytes(len(data) - kept))
+    elif how == "other counts":
+        np.save(folder / "counts.npy", np.load(folder / "counts.npy") * 0)
     elif how == "manifest":
         (folder / "corpus.json").write_text("{")
     else:
@@ -260,6 +267,10 @@ def damage(folder: Path, how: str) -> None:
     [
         ("truncated", r"is damaged: .*\.arrow has \d+ bytes and should have \d+"),
         ("missing", r"is damaged: counts\.npy has None bytes"),
+        ("zeros", r"is damaged: .*\.arrow: "),
+        ("half zeros", r"is damaged: "),
+        ("no counts", r"is damaged: counts\.npy: "),
+        ("other counts", r"is damaged: it has \d+ rows and \d+ tokens and should have "),
         ("manifest", r"its corpus\.json cannot be read"),
         ("old", "has the format 0, and this version reads 1"),
     ],

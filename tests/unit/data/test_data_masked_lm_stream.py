@@ -161,6 +161,42 @@ def test_shards_of_a_streamed_data_set(tokenizer, shards: int):
         assert len({len(batches) for batches in results}) == 1
 
 
+def test_a_shuffle_without_a_seed_is_another_order_in_each_process(tokenizer):
+    datasets = pytest.importorskip("datasets")
+    rows = [row for part in parts((40,)) for row in part.rows]
+    streamed = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=4)
+
+    def two(**options):
+        # as the scripts of two processes make them
+        found = [loaders(tokenizer, text_parts(streamed.shuffle(**options)), ranks=2)[rank] for rank in range(2)]
+        group = Group(2)
+        for rank, loader in enumerate(found):
+            loader._gather = group.of(rank)
+        return found
+
+    together = sum((numbers(tokenizer, batches) for batches in run(two(seed=1))), Counter())
+    assert together == Counter(str(number) for number in range(100, 140))
+    with pytest.raises(DistillationError, match=r"rows would come twice and others never. Give shuffle\(seed=...\)"):
+        run(two())
+    # and in a process that goes on
+    first, again, seeded = (
+        loaders(tokenizer, text_parts(streamed.shuffle(**options)))[0] for options in ({}, {}, {"seed": 1})
+    )
+    with pytest.warns(UserWarning, match="The place in the training data is not restored"):
+        again.load_state_dict(first.state_dict())
+    run([seeded], 2)
+    (same,) = loaders(tokenizer, text_parts(streamed.shuffle(seed=1)))
+    same.load_state_dict(seeded.state_dict())
+    assert same.state_dict() == seeded.state_dict()
+
+
+def test_a_data_set_that_is_shared_out_already_is_refused():
+    datasets, split = pytest.importorskip("datasets"), pytest.importorskip("datasets.distributed").split_dataset_by_node
+    streamed = datasets.Dataset.from_list([{"text": "a film"}] * 4).to_iterable_dataset(num_shards=2)
+    with pytest.raises(DistillationError, match=r"split_dataset_by_node.*Pass it whole"):
+        text_parts(split(streamed, 0, 2))
+
+
 def test_shards_that_divide_evenly_are_read_by_one_rank_alone(tokenizer):
     datasets = pytest.importorskip("datasets")
     read: list[tuple[int, str]] = []

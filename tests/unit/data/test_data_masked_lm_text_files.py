@@ -48,6 +48,12 @@ def test_json_lines(tmp_path, name: str):
         texts(path)
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.json.zst"])
+def test_json_array(tmp_path, name: str):
+    path = write(tmp_path / name, json.dumps([{"text": "one"}, {"text": "two"}], indent=1))
+    assert texts(path) == ["one", "two"]
+
+
 def test_parquet(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     values = [f"text {number}" for number in range(3000)]
