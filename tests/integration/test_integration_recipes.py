@@ -234,8 +234,29 @@ def fit(recipe: str, *more: str, config: str | None = None, **limits: Any) -> No
 
 
 @pytest.mark.parametrize("recipe", sorted(ARGUMENTS))
-def test_recipe_trains_two_steps_and_saves_a_student(recipe: str, workplace: Path):
-    fit(recipe)
+def test_recipe_trains_two_steps_and_saves_a_student(recipe: str, workplace: Path, monkeypatch: pytest.MonkeyPatch):
+    losses: list[float] = []
+    weights: dict[str, torch.Tensor] = {}
+
+    def step(module: DistillationModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if not losses:
+            weights.update({name: value.clone() for name, value in module.state_dict().items()})
+        loss = training_step(module, batch, batch_idx)
+        losses.append(loss.item())
+        return loss
+
+    training_step = DistillationModule.training_step
+    monkeypatch.setattr(DistillationModule, "training_step", step)
+    fit(recipe, "--data.batch_size", "4")
+    assert len(losses) == 2
+    assert all(0 < loss < float("inf") for loss in losses)
+    (last,) = workplace.glob("runs/**/last.ckpt")
+    trained = torch.load(last)
+    assert trained["global_step"] == 2
+    matrices = [name for name, value in weights.items() if name.endswith("weight") and value.dim() == 2]
+    moved = [name for name in matrices if not torch.equal(trained["state_dict"][name], weights[name])]
+    assert len(moved) > len(matrices) / 2, set(matrices) - set(moved)
+    assert all(value.isfinite().all() for value in trained["state_dict"].values())
     config = AutoConfig.from_pretrained(workplace / "student")
     assert config.architectures == [HEADS.get(recipe, "DistilBertForSequenceClassification")]
     loader = AutoModelForSeq2SeqLM if recipe == "translation" else AutoModel

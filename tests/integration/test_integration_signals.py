@@ -21,7 +21,14 @@ from lightning_distilbert import DistillationLoss, DistillationModule, Student, 
 from lightning_distilbert._compat import CallbackBase, LightningModule, Trainer
 from lightning_distilbert.architectures import logits_at
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.objectives import HiddenStates, Objective, SentenceEmbedding, SoftTargets
+from lightning_distilbert.objectives import (
+    Attention,
+    HiddenStates,
+    Objective,
+    Relations,
+    SentenceEmbedding,
+    SoftTargets,
+)
 from lightning_distilbert.tasks.base import Task, call_model
 
 pytestmark = [
@@ -238,23 +245,24 @@ class Everything(Objective):
         return torch.stack([F.mse_loss(ours.float(), theirs.float()) for ours, theirs in pairs]).mean()
 
 
-def gradients_of(mount, student, teacher):
-    gradients = {}
+def gradients_of(mount, student, teacher, objective=None):
+    gradients, objectives = {}, [objective or Everything()]
 
     class Watch(CallbackBase):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             gradients.update({name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None})
 
     if mount == "module":
-        module = DistillationModule(TextClassification(num_labels=2), teacher, student, [Everything()])
+        module = DistillationModule(TextClassification(num_labels=2), teacher, student, objectives)
         fit(module, [make_batch()], Watch())
     else:
-        fit(Foreign(student), [make_batch()], DistillationLoss(teacher, objectives=[Everything()]), Watch())
+        fit(Foreign(student), [make_batch()], DistillationLoss(teacher, objectives=objectives), Watch())
     return gradients
 
 
+@pytest.mark.parametrize("objective", [Everything, Attention, lambda: Relations(heads=4)])
 @both_mounts
-def test_eager_and_sdpa_attention_and_checkpointing_give_the_same_gradients(mount):
+def test_eager_and_sdpa_attention_and_checkpointing_give_the_same_gradients(mount, objective):
     gradients = []
     for attention, checkpointing in (("eager", False), ("sdpa", False), ("sdpa", True)):
         student, teacher = bert(seed=1), bert(seed=2)
@@ -262,7 +270,7 @@ def test_eager_and_sdpa_attention_and_checkpointing_give_the_same_gradients(moun
             model.set_attn_implementation(attention)
         if checkpointing:
             student.gradient_checkpointing_enable({"use_reentrant": False})
-        gradients.append(gradients_of(mount, student, teacher))
+        gradients.append(gradients_of(mount, student, teacher, objective()))
     assert gradients[0]["bert.encoder.layer.1.attention.self.query.weight"].abs().sum() > 0
     for others in gradients[1:]:
         assert others.keys() == gradients[0].keys()
