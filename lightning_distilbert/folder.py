@@ -114,7 +114,7 @@ def student_tokenizer(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> P
         DistillationError: If the tokenizer was changed in a way that its class does not save.
     """
     student = _transformers_model(model)
-    if _reader(student).model_type != "distilbert" or not isinstance(tokenizer, BertTokenizer):
+    if _reader(student.config).model_type != "distilbert" or not isinstance(tokenizer, BertTokenizer):
         return tokenizer
     if isinstance(tokenizer, DistilBertTokenizer):
         return tokenizer
@@ -155,12 +155,27 @@ def max_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> in
         tokenizer: The tokenizer.
         model: The model.
     """
-    config = _reader(model)
-    limit = min(int(tokenizer.model_max_length), NO_LIMIT)
+    return min(int(tokenizer.model_max_length), max_positions(model.config))
+
+
+def max_positions(config: Any) -> int:
+    """Return how many tokens a model has positions for; one without a table of them as good as any number.
+
+    Args:
+        config: The model's config; of a model that translates the encoder's part counts.
+
+    Example:
+        >>> from transformers import BertConfig, RobertaConfig, T5Config
+        >>> max_positions(BertConfig()), max_positions(RobertaConfig(max_position_embeddings=514, pad_token_id=1))
+        (512, 512)
+        >>> max_positions(T5Config()) == NO_LIMIT
+        True
+    """
+    config = _reader(config)
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:  # T5's kind has no table of them
-        return limit
-    return min(limit, int(positions) - unused_positions(config.model_type, getattr(config, "pad_token_id", None)))
+    if not isinstance(positions, int) or positions <= 0:
+        return NO_LIMIT
+    return positions - unused_positions(getattr(config, "model_type", None), getattr(config, "pad_token_id", None))
 
 
 def unused_positions(model_type: str | None, pad_token_id: Any) -> int:
@@ -177,9 +192,9 @@ def unused_positions(model_type: str | None, pad_token_id: Any) -> int:
     return int(pad_token_id) + 1 if model_type in OFFSET_POSITIONS else 0
 
 
-def _reader(model: PreTrainedModel) -> Any:
+def _reader(config: Any) -> Any:
     """Return the config of the part that reads the text: of a model that translates that of its encoder."""
-    return model.config.encoder if model.config.model_type == "encoder-decoder" else model.config
+    return config.encoder if getattr(config, "model_type", None) == "encoder-decoder" else config
 
 
 def save_student(

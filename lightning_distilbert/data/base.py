@@ -24,11 +24,10 @@ from lightning_distilbert.data.sources import is_hub_name, load_hub, open_splits
 from lightning_distilbert.data.text_files import TEXT_SUFFIXES, TextFile, kind_of_text
 from lightning_distilbert.doctor import label_names
 from lightning_distilbert.errors import DistillationError
-from lightning_distilbert.folder import load_tokenizer, max_tokens, unused_positions
+from lightning_distilbert.folder import load_tokenizer, max_positions, max_tokens
 
 STAGES = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("predict",)}
 TYPES = "token_type_ids"
-NO_LIMIT = 1 << 30
 
 
 class TextData(LightningDataModule):
@@ -314,17 +313,13 @@ class TextData(LightningDataModule):
         longest, limit = int(lengths.max()), self._teacher_room(None)
         if longest > limit:
             raise DistillationError(
-                f"A training row has {longest} tokens, and the teacher reads {limit} at most. Set max_length={limit} "
-                "in the data, or take a teacher of longer texts."
+                f"Training rows have up to {longest} tokens, and the teacher reads {limit} at most. Set "
+                f"max_length={limit} in the data, or take a teacher of longer texts."
             )
 
     def _teacher_room(self, tokenizer: Any) -> int:
-        config = getattr(self._teacher(), "config", None)
-        room = NO_LIMIT if tokenizer is None else int(tokenizer.model_max_length)
-        if isinstance(positions := getattr(config, "max_position_embeddings", None), int) and positions > 0:
-            unused = unused_positions(getattr(config, "model_type", None), getattr(config, "pad_token_id", None))
-            room = min(room, positions - unused)
-        return room
+        positions = max_positions(getattr(self._teacher(), "config", None))
+        return positions if tokenizer is None else min(int(tokenizer.model_max_length), positions)
 
     def _check_module(self) -> None:
         """Refuse a task that reads other batches, and a teacher without its head, before anything is tokenised."""

@@ -258,8 +258,11 @@ class MaskedLMData(TextData):
             rows = [text for part in self.parts(split) for text in part.texts() if text]
             return encode(self.get_tokenizer(), rows, max_length=self.effective_max_length(), name=split)
         if self._streams(split):
+            self.check_teacher_length(np.array([self.effective_max_length()]))
             return _Stream(self.parts(split))
         corpus = self.corpus(split)
+        if split == "train":
+            self.check_teacher_length(corpus.lengths)
         if self.validation_share is None or split == "test":
             return corpus
         held_out = round(self.validation_share * len(corpus))

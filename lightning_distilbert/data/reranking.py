@@ -216,6 +216,8 @@ class RerankingData(TextData):
             data = data.with_pairs(*columns)
         queries = self.encode_texts(data.queries, None, None, f"{split} queries", train=train)
         documents = self.encode_texts(data.documents, None, None, f"{split} documents", train=train)
+        if train:
+            self._check_pairs(queries, documents)
         if train or split == "predict":
             return PairDataset(queries, documents, data, self.num_negatives, self.negative_choice, self.seed)
         lists = [dict(grades) for grades in data.relevant]
@@ -245,6 +247,14 @@ class RerankingData(TextData):
         if data.most and split == "train" and (bare := sum(not len(others) for others in data.negatives)):
             rank_zero_warn(f"{where}: {bare} of {len(rows)} rows have no negatives.")
         return data
+
+    def _check_pairs(self, queries: EncodedDataset, documents: EncodedDataset) -> None:
+        """Refuse pairs that are longer than a teacher with the same tokenizer reads."""
+        if not len(queries) or not len(documents):
+            return
+        template = PairTemplate.of(self.get_tokenizer())
+        longest = int(queries.lengths.max() + documents.lengths.max()) - 2 * sum(template.alone) + template.special
+        self.check_teacher_length(np.array([min(longest, self.effective_max_length())]))
 
     def _collate(self, train: bool = False) -> Any:
         other = self.teacher_tokenizer() if train else None

@@ -313,7 +313,16 @@ class TranslationData(TextData):
             texts.teacher = encode(other, pairs.texts, None, theirs + 1, name=f"{split} for the teacher")
             kept &= texts.teacher.lengths <= theirs
         self._tell(kept, int((translations.lengths > longest).sum()), longest, limit)
+        self.check_teacher_length(texts.lengths[kept])
+        self._check_teacher_decoder(int(translations.lengths[kept].max()))
         return ParallelDataset(rows_of(texts, kept), rows_of(translations, kept))
+
+    def _check_teacher_decoder(self, longest: int) -> None:
+        if (teacher := self._teacher()) is not None and longest > (limit := target_positions(teacher.config)):
+            raise DistillationError(
+                f"A translation has {longest} tokens, and the teacher's decoder has positions for {limit}. Set "
+                f"max_target_length={limit} in the data, to leave longer ones out."
+            )
 
     def _tell(self, kept: np.ndarray, long: int, longest: int, limit: int) -> None:
         where, left = self.where("train"), int((~kept).sum())

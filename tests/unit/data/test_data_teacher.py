@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import shutil
 from types import SimpleNamespace
 
 import pytest
-from transformers import AutoTokenizer, BertForSequenceClassification
+import transformers
+from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification, EncoderDecoderModel
 
 from lightning_distilbert import (
     DistillationModule,
     HiddenStates,
+    MaskedLM,
+    MaskedLMData,
     QuestionAnswering,
     QuestionAnsweringData,
+    Reranking,
+    RerankingData,
     SoftTargets,
     Student,
     TextClassification,
     TextClassificationData,
+    Translation,
+    TranslationData,
     load,
 )
 from lightning_distilbert.deploy.evaluation_data import open_evaluation
 from lightning_distilbert.errors import DistillationError
 from tests.conftest import save_tiny_bert
+from tests.parallel_texts import ROWS, student
 
 PAIRS = [{"a": "good film", "b": "the best", "label": 1}, {"a": "bad", "b": "not good", "label": 0}]
 
@@ -78,19 +85,89 @@ def test_a_bert_is_told_question_from_context(tmp_path):
     assert batch["token_type_ids"].tolist() == [expected["token_type_ids"]]
 
 
+def with_positions(folder, copy, positions):
+    """Copy a model of random weights that reads fewer tokens than its tokenizer gives."""
+    config = AutoConfig.from_pretrained(folder, max_position_embeddings=positions)
+    getattr(transformers, config.architectures[0])(config).save_pretrained(copy)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(copy)
+    return str(copy)
+
+
 def test_rows_that_are_longer_than_the_teacher_reads_are_refused(tiny_teacher_dir, small, tmp_path):
-    config = json.loads((Path(tiny_teacher_dir) / "config.json").read_text()) | {"max_position_embeddings": 8}
-    short = tmp_path / "short"
-    short.mkdir()
-    for file in Path(tiny_teacher_dir).iterdir():
-        (short / file.name).write_bytes(file.read_bytes())
-    (short / "config.json").write_text(json.dumps(config))
-    module = DistillationModule(TextClassification(num_labels=2), str(short), Student(source=small))
+    short = with_positions(tiny_teacher_dir, tmp_path / "short", 8)
+    module = DistillationModule(TextClassification(num_labels=2), short, Student(source=small))
     rows = [{"text": "good film " * 10, "label": 1}, {"text": "bad", "label": 0}]
-    with pytest.raises(DistillationError, match=r"row has 22 tokens, and the teacher reads 8 .*max_length=8"):
+    with pytest.raises(DistillationError, match=r"up to 22 tokens, and the teacher reads 8 .*max_length=8"):
         attached(TextClassificationData(rows), module).setup("fit")
     assert batch_of(attached(TextClassificationData(rows, max_length=8), module))["input_ids"].shape == (2, 8)
     assert batch_of(attached(TextClassificationData(rows[1:] * 2), module))["input_ids"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_sequences_that_are_longer_than_the_teacher_reads_are_refused(tiny_mlm_dir, tmp_path, streaming: bool):
+    pytest.importorskip("datasets")
+    short = with_positions(tiny_mlm_dir, tmp_path / "short", 16)
+    module = DistillationModule(MaskedLM(), short, Student(source=str(tiny_mlm_dir)))
+    (tmp_path / "train.txt").write_text("\n".join(["the story of a man in the big old city and his child " * 2] * 20))
+
+    def data(**options):
+        return attached(
+            MaskedLMData(tmp_path / "train.txt", cache_dir=tmp_path / "cache", streaming=streaming, **options), module
+        )
+
+    longest = 64 if streaming else 32  # of a stream nobody knows
+    with pytest.raises(DistillationError, match=rf"up to {longest} tokens, and the teacher reads 16 .*max_length=16"):
+        data().setup("fit")
+    assert batch_of(data(max_length=16))["input_ids"].shape[1] == 16
+
+
+def test_pairs_that_are_longer_than_the_teacher_reads_are_refused(tiny_teacher_dir, tmp_path):
+    teacher = BertForSequenceClassification.from_pretrained(
+        tiny_teacher_dir, num_labels=1, ignore_mismatched_sizes=True
+    )
+    teacher.save_pretrained(tmp_path / "wide")
+    AutoTokenizer.from_pretrained(tiny_teacher_dir).save_pretrained(tmp_path / "wide")
+    short = with_positions(tmp_path / "wide", tmp_path / "short", 12)
+    module = DistillationModule(Reranking(), short, Student(source=str(tmp_path / "wide")))
+    rows = [
+        {"query": "good film", "document": "the best film of all", "negatives": ["a very very very bad film it is"]}
+    ]
+
+    def data(**options):
+        return attached(RerankingData(rows, **options), module)
+
+    with pytest.raises(DistillationError, match=r"up to 13 tokens, and the teacher reads 12 .*max_length=12"):
+        data().setup("fit")
+    assert batch_of(data(max_length=12))["input_ids"].shape[1] == 12
+
+
+def test_translations_that_are_longer_than_the_teacher_reads_or_writes_are_refused(tiny_bert_dir, tmp_path):
+    module = DistillationModule(Translation(), student=student(tiny_bert_dir))
+    attached(TranslationData({"train": ROWS}), module).setup("fit")
+    long = module.save_student(tmp_path / "long")
+
+    def shortened(part: str, positions: int) -> str:
+        config = AutoConfig.from_pretrained(long)
+        getattr(config, part).max_position_embeddings = positions
+        folder = shutil.copytree(long, tmp_path / part)
+        EncoderDecoderModel(config).save_pretrained(folder)
+        return str(folder)
+
+    def setup(source: str, teacher: str, **options):
+        module = DistillationModule(Translation(), teacher, Student(source=source))
+        data = attached(TranslationData({"train": ROWS}, **options), module)
+        data.setup("fit")
+        return batch_of(data)
+
+    narrow, short = shortened("encoder", 6), shortened("decoder", 5)
+    with pytest.raises(DistillationError, match=r"up to 7 tokens, and the teacher reads 6 at most"):
+        setup(str(long), narrow)
+    with pytest.raises(DistillationError, match=r"A translation has \d+ tokens, and the teacher's decoder .* for 5\."):
+        setup(str(long), short)
+    with pytest.warns(UserWarning, match="2 of 5 pairs are too long and left out"):
+        assert setup(str(long), narrow, max_length=6)["input_ids"].shape[1] == 6
+    with pytest.warns(UserWarning, match="pairs are too long and left out"):
+        assert setup(str(long), short, max_target_length=5)["labels"].shape[1] == 5
 
 
 NAMED = [{"text": "good film", "label": "positive"}, {"text": "bad", "label": "negative"}]
