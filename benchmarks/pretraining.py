@@ -5,11 +5,12 @@
     python -m benchmarks.pretraining --table docs/results.md   # from the stored results
 
 The teacher is all-MiniLM-L6-v2 with a masked-language head, trained on raw text (the files of `mlm_text_nltk` and
-`mlm_text_gutenberg`) until its loss on held-out text (WikiText-2's validation part) falls no more. The students have 3
-of its layers and see the same part of that text once, in the same order, with the same masks; without dropout, as all
-are far from overfitting. Soft targets are compared at
-masked positions only (`MaskedLM(positions="masked")`), which the paper does not do; see docs/recipes/distilbert.md.
-Each is then fine-tuned plainly on SST-2 and STS-B, with labels and without a teacher.
+`mlm_text_gutenberg`) until its loss on held-out text (WikiText-2's validation part) falls no more. The students have
+3 of its layers and see the same part of that text once, in the same order, with the same masks; without dropout, as
+all are far from overfitting. Soft targets are compared at masked positions only (`MaskedLM(positions="masked")`),
+which the paper does not do; see docs/recipes/distilbert.md. Each is then fine-tuned plainly on SST-2 and STS-B, with
+labels and without a teacher. A repetition (`--pretrainings 1`) begins with a teacher of its own, from another seed;
+what is fine-tuned is the first repetition's.
 """
 
 import argparse
@@ -36,7 +37,6 @@ from lightning_distilbert import (
 from lightning_distilbert.report.table import Table, replace_region
 
 STORE = Store("pretraining")
-TEACHER = CACHE / "pretraining" / "teacher"
 TEACHER_EPOCHS = 2
 STUDENT_STEPS = 800  # of 32 sequences: 60 % of a pass
 PARTS = 5  # of a pass of the teacher, after each of which its loss on some of the held-out text is taken
@@ -55,8 +55,13 @@ FINE_TUNING = {
 }
 
 
+def folder(kind, seed):
+    """Where the model of a repetition lies; each repetition has a teacher of its own."""
+    return CACHE / "pretraining" / f"{kind}-{seed}"
+
+
 def text(batch_size=32):
-    files = [str(root() / folder / "*.txt.gz") for folder in ("mlm_text_nltk", "mlm_text_gutenberg")]
+    files = [str(root() / name / "*.txt.gz") for name in ("mlm_text_nltk", "mlm_text_gutenberg")]
     held_out = str(root() / "wikitext-2_valid_test_only" / "valid.txt")
     return MaskedLMData(
         {"train": files, "validation": held_out},
@@ -95,17 +100,17 @@ def terms(kind):
     }.get(kind, ([soft, cosine], 2.0))
 
 
-def student(kind):
+def student(kind, seed):
     if kind != "random":
         return Student(layers=3, dropout=0.0)
-    cut = build_student(str(TEACHER), layers=3, dropout=0.0, auto_class="AutoModelForMaskedLM")
+    cut = build_student(str(folder("teacher", seed)), layers=3, dropout=0.0, auto_class="AutoModelForMaskedLM")
     config = cut.config.to_dict()
     return Student(config={name: value for name, value in config.items() if name != "initialised_from"})
 
 
 def pretrain(kind, seed):
     key = f"pretraining/{kind}/{seed}"
-    if key in STORE.read() or (seed and kind in ("teacher", "none")):  # there is one teacher, and one cut of it
+    if key in STORE.read():
         return
     seed_everything(seed)
     data, along = text(), Curve()
@@ -127,8 +132,8 @@ def pretrain(kind, seed):
         objectives, task_weight = terms(kind)
         module = DistillationModule(
             MaskedLM(),
-            teacher=str(TEACHER),
-            student=student(kind),
+            teacher=str(folder("teacher", seed)),
+            student=student(kind, seed),
             objectives=objectives,
             task_weight=task_weight,
             learning_rate=5e-4,
@@ -140,7 +145,7 @@ def pretrain(kind, seed):
         limits = {"max_steps": STUDENT_STEPS, "max_epochs": -1}
     seconds = 0.0 if kind == "none" else fit(module, data, **limits)
     scores = held_out(module, data)
-    module.save_student(TEACHER if kind == "teacher" else CACHE / "pretraining" / f"{kind}-{seed}")
+    module.save_student(folder(kind, seed))
     run = {"loss": round(scores["loss"], 4), "accuracy": round(scores["accuracy"], 4), "seconds": round(seconds)}
     STORE.add(key, {**run, "along_the_way": along.losses} if along.losses else run)
     print(f"{key}: held-out loss {scores['loss']:.3f}, accuracy {scores['accuracy']:.3f}, {seconds:.0f} s", flush=True)
@@ -151,7 +156,6 @@ def fine_tune(kind, task, seed):
     if key in STORE.read():
         return
     settings = FINE_TUNING[task]
-    source = str(TEACHER if kind == "teacher" else CACHE / "pretraining" / f"{kind}-0")
     seed_everything(seed)
     if task == "SST-2":
         head, columns = TextClassification(num_labels=2), {"text": "sentence"}
@@ -160,7 +164,7 @@ def fine_tune(kind, task, seed):
         head = TextClassification(problem_type="regression")
         columns = {"text": ["sentence1", "sentence2"], "label": "score"}
         files = {"train": root() / "glue/STS-B/train.tsv", "validation": root() / "glue/STS-B/dev.tsv"}
-    module = DistillationModule(head, student=source, learning_rate=settings["lr"])
+    module = DistillationModule(head, student=str(folder(kind, 0)), learning_rate=settings["lr"])
     data = TextClassificationData(files, **columns, batch_size=settings["batch"], seed=seed)
     seconds = fit(module, data, max_steps=settings["max_steps"], max_epochs=-1)
     logits, labels = predict(module, data.val_dataloader())
@@ -199,7 +203,7 @@ def curve(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", nargs="+", default=["teacher", *KINDS], choices=["teacher", *KINDS])
-    parser.add_argument("--pretrainings", nargs="+", type=int, default=[0], help="seeds of the pretraining")
+    parser.add_argument("--pretrainings", nargs="+", type=int, default=[0], help="repetitions, teacher included")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the fine-tuning")
     parser.add_argument("--tasks", nargs="*", default=list(FINE_TUNING), choices=list(FINE_TUNING))
     parser.add_argument("--table", nargs="*", help="only write the table into these files")
